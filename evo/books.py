@@ -22,14 +22,14 @@ Z95 = 1.959964
 def arms(events: pd.DataFrame) -> pd.DataFrame:
     """The candidates that a tournament measured, without controls and placebos."""
     rows = events[events["kind"] == "candidate"]
-    return rows[(rows["action"] != "NoChange") & ~_true(rows["placebo"])]
+    return rows[(rows["action"] != "NoChange") & ~true(rows["placebo"])]
 
 
 def decisions(events: pd.DataFrame) -> pd.DataFrame:
     """One row a decision, with the winner's figures and how many candidates (beside NoChange) stood for election."""
     rows = events[events["kind"] == "decision"].copy()
     contests = events[events["kind"] == "candidate"]
-    winners = contests[_true(contests["selected"])].drop_duplicates(["network", "cycle"]).set_index(["network", "cycle"])
+    winners = contests[true(contests["selected"])].drop_duplicates(["network", "cycle"]).set_index(["network", "cycle"])
     counts = arms(events).groupby(["network", "cycle"]).size()
     keys = pd.MultiIndex.from_frame(rows[["network", "cycle"]])
     for name in _FROM_WINNER:  # the decision's own word comes first
@@ -103,7 +103,7 @@ def calibration(events: pd.DataFrame, confidence: float | None) -> Calibration:
     measured = arms(events)
     adopted = decisions(events)
     adopted = adopted[adopted["action"] != "NoChange"]
-    contests = events[(events["kind"] == "candidate") & _true(events["placebo"])]
+    contests = events[(events["kind"] == "candidate") & true(events["placebo"])]
     bounds = contests["bound_nats"].dropna()
     pairs = measured[["predicted_nats", "measured_nats"]].astype(float).dropna()
     pairs = pairs[pairs["predicted_nats"].map(math.isfinite) & pairs["measured_nats"].map(math.isfinite)]
@@ -120,10 +120,43 @@ def calibration(events: pd.DataFrame, confidence: float | None) -> Calibration:
     )
 
 
+def history(events: pd.DataFrame, network: str) -> pd.DataFrame:
+    """A network's life with those of its ancestors before it, up to the snapshots that were passed on.
+
+    Rows are those of the events without candidates; `life_step` counts training steps from the first ancestor's birth.
+    """
+    lives: list[pd.DataFrame] = []
+    seen: set[str] = set()
+    until: str | None = None
+    name: str | None = network
+    while name is not None and name not in seen:
+        seen.add(name)
+        life = events[(events["network"] == name) & ~events["kind"].isin(["candidate", "choice"])]
+        saved = life.index[(life["kind"] == "snapshot") & (life["snapshot"] == until)]
+        if until is not None:
+            life = life.loc[: saved[-1]] if len(saved) else life.iloc[:0]
+        lives.append(life)
+        parent = life["parent"].dropna()
+        name, _, until = str(parent.iloc[0]).partition("/") if len(parent) else (None, "", None)
+        if name is not None and not (events["network"] == name).any():
+            break
+    offset, told = 0, []
+    for life in reversed(lives):
+        told.append(life.assign(life_step=life["step"].fillna(0).astype("int64") + offset))
+        offset += int(life["step"].max()) if life["step"].notna().any() else 0
+    return pd.concat(told, ignore_index=True)
+
+
+def lived(decisions: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
+    """The decisions that lie in a history: a network's own and its ancestors' up to what they passed on."""
+    kept = history.loc[history["kind"] == "decision", ["network", "cycle"]]
+    return kept.merge(decisions, on=["network", "cycle"], how="left")[list(DECISION_COLUMNS)]
+
+
 def effort(events: pd.DataFrame) -> tuple[int, int]:
-    """(steps that the networks lived, steps that the tournaments' forks took); adopted forks are in both."""
+    """(steps that the networks lived, adopted forks' included; steps of the forks that were thrown away)."""
     lived = events.groupby("network")["step"].max().dropna().sum()
-    return int(lived), int(events.loc[events["kind"] == "candidate", "trial_steps"].dropna().sum())
+    return int(lived), int(events.loc[events["kind"] == "decision", "trial_steps"].dropna().sum())
 
 
 def _covered(rows: pd.DataFrame) -> Share:
@@ -132,6 +165,6 @@ def _covered(rows: pd.DataFrame) -> Share:
     return Share(int(inside.sum()), len(audited))
 
 
-def _true(flags: pd.Series) -> pd.Series:
+def true(flags: pd.Series) -> pd.Series:
     """Flags with missing ones as False."""
-    return flags.map(lambda flag: flag is not pd.NA and flag is not None and flag == True)  # noqa: E712
+    return flags.map(lambda flag: flag is not pd.NA and flag is not None and flag == True).astype(bool)  # noqa: E712

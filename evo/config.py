@@ -2,118 +2,193 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class DataConfig(Section):
-    path: str | None = Field(None, description="folder of IDX files (mnist), or the table (.parquet, .csv)")
-    target: str | None = Field(None, description="the table's target column")
-    kind: Literal["auto", "classification", "regression"] = Field("auto", description="auto: by the target's type")
-    test: Fraction = Field(0.2, description="share held back for the report (mnist ships its own 10,000)")
-    validation: Fraction = Field(0.1, description="share on which the front is judged")
-    growth: Fraction = Field(0.15, description="share on which growth is decided (half) and audited (half)")
-    limit: int | None = Field(None, ge=50, description="use only the first N samples, for a quick look")
-
-
-class NetworkConfig(Section):
-    family: str = Field("mlp", description="a registered family")
-    hidden: tuple[int, ...] = Field((8,), description="hidden units of the seed, layer by layer")
-    density: float = Field(0.1, gt=0.0, le=1.0, description="share of each matrix that the seed connects")
-    activation: Literal["relu", "gelu", "tanh", "sigmoid"] = Field("relu", description="of every hidden unit")
-
-
-class TrainingConfig(Section):
-    epochs: float = Field(300.0, gt=0, description="the whole life of one network; trials are not counted")
-    seconds: float | None = Field(None, gt=0, description="or stop after this long (such a run is not repeatable)")
-    batch_size: int = Field(64, ge=1)
-    learning_rate: float = Field(5e-3, gt=0)
-    final_rate: Fraction = Field(0.02, description="the cosine ends at this share of learning_rate")
-    weight_decay: float = Field(1e-4, ge=0)
-    beta1: float = Field(0.9, ge=0, lt=1)
-    beta2: float = Field(0.99, ge=0, lt=1, description=".99, not .999: a slot's age is forgotten after 1,700 steps")
-    clip_norm: float = Field(1.0, gt=0, description="of the whole gradient")
-    warmup: int = Field(20, ge=0, description="steps over which a fresh slot's update ramps up")
-    patience: int | None = Field(None, ge=1, description="cycles without a better information after which to stop")
-
-
-class GrowthConfig(Section):
-    cycles: int = Field(40, ge=1, description="train-then-decide rounds in a life")
-    settle: Fraction = Field(0.1, description="last share of the life in which only training goes on")
-    triggers: str = Field("always", description="'always', or names joined by 'or'/'and': plateau, spike, extrema")
-    stake: Fraction = Field(0.25, description="parameters a candidate may add, as a share of those present")
-    trim: Fraction = Field(0.12, description="parameters a candidate may remove, as a share of those present")
-    max_parameters: int = Field(100_000, ge=1, description="never grow beyond")
-    false_alarm: float = Field(0.01, gt=0, lt=0.5, description="rate at which the spike trigger fires on pure noise")
-
-
-class TournamentConfig(Section):
-    candidates: int = Field(4, ge=1, description="survivors of the screening that are trialled, beside NoChange")
-    seeds: int = Field(2, ge=2, description="training seeds of each trial (2 at least, or no seed variance)")
-    rungs: tuple[int, ...] = Field((20, 40), description="steps of each rung; half of the candidates survive a rung")
-    confidence: float = Field(0.9, gt=0.5, lt=1, description="one-sided, of the bound that ranks candidates")
-    floor: float = Field(0.0, ge=0, description="nats that a winner's bound must exceed")
-    jitter: Fraction = Field(0.1, description="share of each batch that every arm draws for itself, NoChange too")
-    placebo_every: int = Field(4, ge=0, description="every n-th tournament carries a second NoChange; 0: none")
-    evidence_samples: int = Field(4096, ge=64, description="training samples of the evidence pass")
-    random_share: Fraction = Field(0.25, description="share of candidates kept at random (screening cannot see XOR)")
-
-
-class EconomyConfig(Section):
-    endowment: float = Field(0.5, ge=0, description="nats of credit at birth")
-    price: float = Field(0.02, gt=0, description="of a parameter at birth, in units of ln(N)/2N nats")
-    final_price: float = Field(0.5, gt=0, description="the same at the end of life; it rises geometrically")
-    cooldown: int = Field(0, ge=0, description="cycles of training alone after each growth")
-    limits: tuple[float, float, float] = Field(
-        (1.0, 0.5, 0.25), description="largest growth an event, as shares of the parameters: coarse, medium, fine"
-    )
-
-
-class SearchConfig(Section):
-    networks: int = Field(16, ge=1, description="networks in all")
-    population: int = Field(8, ge=2, le=64, description="networks a generation")
-    algorithm: Literal["nsga2", "asha", "pbt"] = Field("nsga2", description="asha and pbt judge one scalar, score")
-    at_once: int | None = Field(None, ge=1, description="networks side by side; empty: as many as there are CPUs")
-    hidden: tuple[int, int] = Field((4, 10), description="range of the seed's hidden units")
-    seed_parameters: tuple[int, int] = Field((60, 95), description="range of the seed's parameters")
-    learning_rate: tuple[float, float] = Field((2e-3, 1e-2))
-    final_price: tuple[float, float] = Field((0.1, 1.0), description="range of economy.final_price")
-    stake: tuple[float, float] = Field((0.15, 0.4), description="range of growth.stake")
-
-
-class RecordConfig(Section):
-    mlflow: bool = Field(True, description="mirror the events into MLflow")
-    tracking_uri: str | None = Field(None, description="empty: sqlite in the folder of runs")
-    keep: Literal["all", "front"] = Field("all", description="snapshots kept at the end")
-
-
-class Config(Section):
-    task: str = Field("digits", description="digits, mnist, parity:N, spirals, or table")
-    seed: int = Field(0, ge=0)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    workers: int = Field(0, ge=0, description="trial workers of each network; 0: in its own process")
-    out: str = Field("runs", description="folder of runs")
-    name: str | None = Field(None, description="of the run; empty: task and time")
-    budget: float | None = Field(None, gt=0, description="seconds for the whole command; empty: until it is done")
-    data: DataConfig = DataConfig()
-    network: NetworkConfig = NetworkConfig()
-    training: TrainingConfig = TrainingConfig()
-    growth: GrowthConfig = GrowthConfig()
-    tournament: TournamentConfig = TournamentConfig()
-    economy: EconomyConfig = EconomyConfig()
-    search: SearchConfig = SearchConfig()
-    record: RecordConfig = RecordConfig()
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 
 class ConfigError(ValueError):
     """A setting that cannot be: one line with the field, what was expected and what to write instead."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Python counts True as 1; a setting does not."""
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise PydanticCustomError("truth", "neither true nor false")
+        return value
+
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0.0)]
+
+
+class DataConfig(Section):
+    path: str | None = Field(default=None, description="folder of IDX files (mnist), or the table (.parquet, .csv)")
+    target: str | None = Field(default=None, description="the table's target column")
+    kind: Literal["auto", "classification", "regression"] = Field(
+        default="auto", description="auto: by the target's type"
+    )
+    test: Share = Field(default=0.2, description="share held back for the report (mnist ships its own 10,000)")
+    validation: Share = Field(default=0.1, description="share on which the front is judged")
+    growth: Share = Field(default=0.15, description="share on which growth is decided (half) and audited (half)")
+    limit: int | None = Field(default=None, ge=50, description="use only the first N samples, for a quick look")
+
+    @model_validator(mode="after")
+    def _something_to_train_on(self) -> DataConfig:
+        held = self.test + self.validation + self.growth
+        if held >= 1.0:
+            raise ValueError(
+                f"data.test + data.validation + data.growth: expected less than 1, so that some data is left to train "
+                f"on, got {held:g}; write smaller shares"
+            )
+        return self
+
+
+class NetworkConfig(Section):
+    family: str = Field(default="mlp", description="a registered family")
+    hidden: tuple[Count, ...] = Field(default=(8,), description="hidden units of the seed, layer by layer")
+    density: float = Field(default=0.1, gt=0.0, le=1.0, description="share of each matrix that the seed connects")
+    activation: Literal["relu", "gelu", "tanh", "sigmoid"] = Field(default="relu", description="of every hidden unit")
+
+
+class TrainingConfig(Section):
+    epochs: float = Field(default=300.0, gt=0, description="the whole life of one network; trials are not counted")
+    seconds: float | None = Field(
+        default=None, gt=0, description="or stop after this long (such a run is not repeatable)"
+    )
+    batch_size: int = Field(default=64, ge=1, description="samples a step")
+    learning_rate: float = Field(default=5e-3, gt=0, description="of AdamW, at the start")
+    final_rate: Fraction = Field(default=0.02, description="the cosine ends at this share of learning_rate")
+    weight_decay: float = Field(default=1e-4, ge=0, description="of AdamW")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="of AdamW: how slowly it forgets gradients")
+    beta2: float = Field(
+        default=0.99, ge=0, lt=1, description=".99, not .999: a slot's age is forgotten after 1,700 steps"
+    )
+    clip_norm: float = Field(default=1.0, gt=0, description="of the whole gradient")
+    warmup: int = Field(default=20, ge=0, description="steps over which a fresh slot's update ramps up")
+    patience: int | None = Field(
+        default=None, ge=1, description="cycles without a better information after which to stop"
+    )
+
+
+class GrowthConfig(Section):
+    cycles: int = Field(default=40, ge=1, description="train-then-decide rounds in a life")
+    settle: Fraction = Field(default=0.1, description="last share of the life in which only training goes on")
+    triggers: str = Field(
+        default="always", description="'always', or names joined by 'or'/'and': plateau, spike, extrema"
+    )
+    stake: Fraction = Field(default=0.25, description="parameters a candidate may add, as a share of those present")
+    trim: Fraction = Field(default=0.12, description="parameters a candidate may remove, as a share of those present")
+    max_parameters: int = Field(default=100_000, ge=1, description="never grow beyond")
+    false_alarm: float = Field(
+        default=0.01, gt=0, lt=0.5, description="rate at which the spike trigger fires on pure noise"
+    )
+
+    @field_validator("triggers")
+    @classmethod
+    def _known_triggers(cls, text: str) -> str:
+        words = text.split()
+        names, joints = words[::2], words[1::2]
+        known = {"plateau", "spike", "extrema"}
+        if words != ["always"] and not (len(words) % 2 and set(names) <= known and set(joints) <= {"or", "and"}):
+            raise ValueError(
+                f"growth.triggers: expected 'always', or plateau, spike, extrema joined by 'or'/'and', got {text!r}; "
+                "write for example growth.triggers: plateau or spike"
+            )
+        return text
+
+
+class TournamentConfig(Section):
+    candidates: int = Field(
+        default=4, ge=1, description="survivors of the screening that are trialled, beside NoChange"
+    )
+    seeds: int = Field(default=2, ge=2, description="training seeds of each trial (2 at least, or no seed variance)")
+    rungs: Annotated[tuple[Count, ...], Field(min_length=1)] = Field(
+        default=(20, 40), description="steps of each rung; half of the candidates survive a rung"
+    )
+    confidence: float = Field(default=0.9, gt=0.5, lt=1, description="one-sided, of the bound that ranks candidates")
+    floor: float = Field(default=0.0, ge=0, description="nats that a winner's bound must exceed")
+    jitter: Fraction = Field(
+        default=0.1, description="share of each batch that every arm draws for itself, NoChange too"
+    )
+    placebo_every: int = Field(default=4, ge=0, description="every n-th tournament carries a second NoChange; 0: none")
+    evidence_samples: int = Field(default=4096, ge=64, description="training samples of the evidence pass")
+    random_share: Fraction = Field(
+        default=0.25, description="share of candidates kept at random (screening cannot see XOR)"
+    )
+
+
+class EconomyConfig(Section):
+    endowment: float = Field(default=0.5, ge=0, description="nats of credit at birth")
+    price: float = Field(default=0.02, gt=0, description="of a parameter at birth, in units of ln(N)/2N nats")
+    final_price: float = Field(default=0.5, gt=0, description="the same at the end of life; it rises geometrically")
+    cooldown: int = Field(default=0, ge=0, description="cycles of training alone after each growth")
+    limits: tuple[Positive, Positive, Positive] = Field(
+        default=(1.0, 0.5, 0.25),
+        description="largest growth an event, as shares of the parameters: coarse, medium, fine",
+    )
+
+
+class SearchConfig(Section):
+    networks: int = Field(default=16, ge=1, description="networks in all")
+    population: int = Field(default=8, ge=2, le=64, description="networks a generation")
+    algorithm: Literal["nsga2", "asha", "pbt"] = Field(
+        default="nsga2", description="asha and pbt judge one scalar, score"
+    )
+    at_once: int | None = Field(
+        default=None, ge=1, description="networks side by side; empty: as many as there are CPUs"
+    )
+    hidden: tuple[Count, Count] = Field(default=(4, 10), description="range of the seed's hidden units")
+    seed_parameters: tuple[Count, Count] = Field(default=(60, 95), description="range of the seed's parameters")
+    learning_rate: tuple[Positive, Positive] = Field(
+        default=(2e-3, 1e-2), description="range of training.learning_rate"
+    )
+    final_price: tuple[Positive, Positive] = Field(default=(0.1, 1.0), description="range of economy.final_price")
+    stake: tuple[Fraction, Fraction] = Field(default=(0.15, 0.4), description="range of growth.stake")
+
+    @model_validator(mode="after")
+    def _ranges_rise(self) -> SearchConfig:
+        for name in ("hidden", "seed_parameters", "learning_rate", "final_price", "stake"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(
+                    f"search.{name}: expected [lowest, highest], got [{low:g}, {high:g}]; "
+                    f"write search.{name}: [{high:g}, {low:g}]"
+                )
+        return self
+
+
+class RecordConfig(Section):
+    mlflow: bool = Field(default=True, description="mirror the events into MLflow")
+    tracking_uri: str | None = Field(default=None, description="empty: sqlite in the folder of runs")
+    keep: Literal["all", "front"] = Field(default="all", description="snapshots kept at the end")
+
+
+class Config(Section):
+    task: str = Field(default="digits", description="digits, mnist, parity:N, spirals, or table")
+    seed: int = Field(default=0, ge=0, description="every random number follows from it")
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, or cuda:N")
+    workers: int = Field(default=0, ge=0, description="trial workers of each network; 0: in its own process")
+    out: str = Field(default="runs", description="folder of runs")
+    name: str | None = Field(default=None, description="of the run; empty: task and time")
+    budget: float | None = Field(
+        default=None, gt=0, description="seconds for the whole command; empty: until it is done"
+    )
+    data: DataConfig = Field(default=DataConfig(), description="what is learned, and how it is split")
+    network: NetworkConfig = Field(default=NetworkConfig(), description="the seed that growth starts from")
+    training: TrainingConfig = Field(default=TrainingConfig(), description="how a network learns between decisions")
+    growth: GrowthConfig = Field(default=GrowthConfig(), description="when it may grow, and by how much")
+    tournament: TournamentConfig = Field(default=TournamentConfig(), description="how candidates are compared")
+    economy: EconomyConfig = Field(
+        default=EconomyConfig(), description="credits: earned by information, paid by parameter"
+    )
+    search: SearchConfig = Field(default=SearchConfig(), description="the population (`evo search` only)")
+    record: RecordConfig = Field(default=RecordConfig(), description="what is kept beside the events")

@@ -6,6 +6,7 @@ writes what it saw to report/front.json; whoever comes later reads that file.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from evo.recorder import sync
 
-    from evo.data import Task
+if TYPE_CHECKING:
+    from evo.task import Task
 
 FRONT_FILE = Path("report") / "front.json"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
@@ -70,7 +71,9 @@ def snapshot_folder(folder: Path, network: str, snapshot: str) -> Path:
     """Where a snapshot lies. Raises FrontError for names that would lead out of the run's folder."""
     for what, name in (("network", network), ("snapshot", snapshot)):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
-            raise FrontError(f"{folder}: {what} {str(name)[:40]!r} in the events is no plain name; the record is foreign")
+            raise FrontError(
+                f"{folder}: {what} {str(name)[:40]!r} in the events is no plain name; the record is foreign"
+            )
     return folder / "snapshots" / network / snapshot
 
 
@@ -90,7 +93,7 @@ def evaluate_test(folder: Path, front: pd.DataFrame, task: Task) -> pd.DataFrame
         checkpoint.load(snapshot_folder(folder, str(n), str(s))).network
         for n, s in zip(front["network"], front["snapshot"], strict=True)
     ]
-    figures = [test_figures(network, task) for network in networks]
+    figures = [on_test(network, task) for network in networks]
     entries = [
         {**{str(k): _plain(v) for k, v in entry.items()}, **figure}
         for entry, figure in zip(front.to_dict("records"), figures, strict=True)
@@ -108,28 +111,17 @@ def evaluate_test(folder: Path, front: pd.DataFrame, task: Task) -> pd.DataFrame
     return with_test(front, record)
 
 
-def test_figures(network: Any, task: Task) -> dict[str, float | None]:
+def on_test(network: Any, task: Task) -> dict[str, float | None]:
     """Test information (nats) and accuracy or r2 of one network; None where the network's outputs are not finite."""
-    import torch
-
     from evo.training import predict
-    from tournaments.objective import accuracy, losses
+    from tournaments.objective import losses, score
 
     test = task.splits["test"]
-    network = network.to(test.x.device).eval()
-    with torch.no_grad():
-        outputs = predict(network, test.x)
-        information = float(task.entropy) - float(losses(task.kind, outputs, test.y).double().mean())
-        quality = float(accuracy(outputs, test.y)) if task.kind == "classification" else r2(outputs, test.y)
+    outputs = predict(network.to(test.x.device), test.x).double()
+    y = test.y if task.kind == "classification" else test.y.double()
+    information = float(task.entropy) - float(losses(task.kind, outputs, y).mean())
     name = "accuracy" if task.kind == "classification" else "r2"
-    return {"test_information_nats": _plain(information), f"test_{name}": _plain(quality)}
-
-
-def r2(outputs: Tensor, y: Tensor) -> float:
-    """Share of the variance explained, mean over the outputs. outputs, y: (n, q)."""
-    outputs, y = outputs.double(), y.double().reshape(outputs.shape)
-    spread = ((y - y.mean(0)) ** 2).sum(0).clamp_min(1e-300)
-    return float((1 - ((y - outputs) ** 2).sum(0) / spread).mean())
+    return {"test_information_nats": _plain(information), f"test_{name}": _plain(score(task.kind, outputs, y))}
 
 
 def read_test(folder: Path) -> dict[str, Any] | None:
@@ -158,30 +150,26 @@ def with_test(front: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
     seen = {(e["network"], e["snapshot"]): e for e in record["front"]}
     keys = list(zip(front["network"], front["snapshot"], strict=True))
     return front.assign(
-        **{name: [_number(seen.get(key, {}).get(name)) for key in keys]
-           for name in ("test_information_nats", f"test_{figure}")}
+        **{
+            name: [_number(seen.get(key, {}).get(name)) for key in keys]
+            for name in ("test_information_nats", f"test_{figure}")
+        }
     )
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Either the whole file is there afterwards or what was there before."""
+    """Either the whole file is there afterwards or what was there before. Raises OSError, and then leaves no draft."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode("utf-8") if isinstance(content, str) else content
     draft = path.parent / f".{path.name}.{os.getpid()}"
     try:
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        sync(draft)
         draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)  # a full disk: leave no half-written draft behind
+        sync(path.parent)
+    except BaseException:  # Ctrl-C too must leave no half-written file
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise
-    handle = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _plain(value: Any) -> Any:

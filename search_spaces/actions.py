@@ -5,14 +5,15 @@ decides nothing, so applying it twice gives the same network twice, in any proce
 of it; `initial` makes them.
 
 Vocabulary: a *layer* is a named axis of units (`input`, `hidden1`, `output`); a *link* joins a source layer to a later
-layer and is written `"input>hidden1"`; an edge of a link is (row, column) = (unit of the later layer, unit of the source).
+layer and is written `"input>hidden1"`; an edge of a link is one weight, (row, column) = (unit of the later layer, unit
+of the source). Where a pair of units shares several weights (kernels), `families/links.py` says how they are counted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -82,7 +83,7 @@ class Narrow:
 
 @dataclass(frozen=True)
 class Insert:
-    """Put a new layer called `site` right before layer `before`. Keeps the function when every fan-out value is zero."""
+    """Put a new layer `site` right before layer `before`. Keeps the function when every fan-out value is zero."""
 
     name: ClassVar[str] = "Insert"
     site: str
@@ -118,7 +119,7 @@ class Disconnect:
 
 @dataclass(frozen=True)
 class Skip:
-    """Add the link `site` = "source>target", which the network lacks, with these edges. Kept when every value is zero."""
+    """Add the link `site` = "source>target", which the network lacks. Keeps the function when every value is zero."""
 
     name: ClassVar[str] = "Skip"
     site: str
@@ -140,28 +141,81 @@ def from_json(text: str) -> tuple[Action, ...]:
     """Raises ValueError where the text is no list of actions, or names an action or field that there is none of."""
     try:
         rows = json.loads(text)
-        return tuple(_build(row) for row in rows)
-    except (TypeError, KeyError, json.JSONDecodeError) as err:
+    except (ValueError, RecursionError) as err:
         raise ValueError(f"expected a JSON list of actions as `to_json` writes it, got {text[:80]!r} ({err})") from err
+    if not isinstance(rows, list):
+        raise ValueError(f"expected a JSON list of actions as `to_json` writes it, got {text[:80]!r}")
+    return tuple(_build(row) for row in rows)
 
 
-def _build(row: dict[str, Any]) -> Action:
-    fields = dict(row)
-    name = fields.pop("name")
-    if name not in ACTIONS:
-        raise ValueError(f"unknown action {name!r}; write one of {', '.join(ACTIONS)}")
-    if "units" in fields:
-        fields["units"] = tuple(
-            Unit(
-                tuple(Spoke(**s) for s in u["fan_in"]), tuple(Spoke(**s) for s in u["fan_out"]), float(u["bias"])
-            )
-            for u in fields["units"]
-        )
-    if "edges" in fields:
-        fields["edges"] = tuple(Edge(**e) for e in fields["edges"])
-    for key in ("slots", "folds"):
-        if key in fields:
-            fields[key] = tuple(fields[key])
-    if "splits" in fields:
-        fields["splits"] = tuple((int(slot), float(factor)) for slot, factor in fields["splits"])
-    return ACTIONS[name](**fields)
+def _build(row: Any) -> Action:
+    name = row.get("name") if isinstance(row, dict) else None
+    if not isinstance(name, str) or name not in ACTIONS:
+        raise ValueError(f'unknown action {str(row)[:80]!r}; write one of {", ".join(ACTIONS)} as its "name"')
+    fields = {key: value for key, value in row.items() if key != "name"}
+    try:
+        return ACTIONS[name](**{key: _FIELDS[key](value) for key, value in fields.items()})
+    except (TypeError, KeyError, ValueError) as err:
+        wanted = ", ".join(f.name for f in dataclasses.fields(ACTIONS[name]))
+        raise ValueError(f"action {name}: expected the fields {wanted} as `to_json` writes them, got {err!r}") from err
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{value!r} is no number")
+    return float(value)
+
+
+def _slot(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no slot")
+    return value
+
+
+def _record(kind: type[Spoke] | type[Unit] | type[Edge]) -> Callable[[Any], Any]:
+    def read(row: Any) -> Any:
+        if not isinstance(row, dict):
+            raise TypeError(f"{row!r} is no {kind.__name__}")
+        return kind(**{key: _FIELDS[key](value) for key, value in row.items()})
+
+    return read
+
+
+def _split(row: list[Any]) -> tuple[int, float]:
+    slot, factor = row
+    return _slot(slot), _number(factor)
+
+
+def _each(read: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, ...]]:
+    def read_all(rows: Any) -> tuple[Any, ...]:
+        if not isinstance(rows, list):
+            raise TypeError(f"{rows!r} is no list")
+        return tuple(read(row) for row in rows)
+
+    return read_all
+
+
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "site": _text,
+    "before": _text,
+    "layer": _text,
+    "link": _text,
+    "row": _slot,
+    "column": _slot,
+    "slot": _slot,
+    "value": _number,
+    "bias": _number,
+    "units": _each(_record(Unit)),
+    "edges": _each(_record(Edge)),
+    "fan_in": _each(_record(Spoke)),
+    "fan_out": _each(_record(Spoke)),
+    "slots": _each(_slot),
+    "folds": _each(_number),
+    "splits": _each(_split),
+}

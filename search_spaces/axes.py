@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from search_spaces.edits import FRESH, IndexMap
 
-_TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_>]*|\d+|[()+])")
+_TOKEN = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_>]*|[0-9]+(?![A-Za-z_])|[()+])")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,11 @@ class Sum:
 
 
 Dimension = Axis | Product | Sum
+
+
+def is_name(text: str) -> bool:
+    """Whether an axis may be called so."""
+    return re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", text) is not None
 
 
 def parse(expression: str) -> tuple[Dimension, ...]:
@@ -64,7 +69,7 @@ def _dimension(tokens: list[str], at: int, expression: str) -> tuple[Dimension, 
     if tokens[at] not in "()+":
         return Axis(tokens[at]), at + 1
     if tokens[at] != "(":
-        raise ValueError(f"axes {expression!r}: {tokens[at]!r} stands outside of brackets; write \"(a + b)\"")
+        raise ValueError(f'axes {expression!r}: {tokens[at]!r} stands outside of brackets; write "(a + b)"')
     terms: list[Dimension] = []
     factors: list[Dimension] = []
     at += 1
@@ -80,7 +85,7 @@ def _dimension(tokens: list[str], at: int, expression: str) -> tuple[Dimension, 
         else:
             factor, at = _dimension(tokens, at, expression)
             factors.append(factor)
-    raise ValueError(f"axes {expression!r}: a bracket is not closed; write \")\" at its end")
+    raise ValueError(f'axes {expression!r}: a bracket is not closed; write ")" at its end')
 
 
 def size(dimension: Dimension, sizes: Mapping[str, int]) -> int:

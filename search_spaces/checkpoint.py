@@ -59,7 +59,9 @@ def save(
     between: called with a name between durable operations (tests kill the process there). Raises OSError.
     """
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
+    for leftover in (draft, aside):
+        shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         for name, content in to_files(network, state, extra, lineage).items():
@@ -68,12 +70,18 @@ def save(
                 file.flush()
                 os.fsync(file.fileno())
             between(f"checkpoint.{name.partition('.')[0]}")
-        shutil.rmtree(folder, ignore_errors=True)
+        _sync_folder(draft)
+        # A folder cannot be renamed over one that holds files: the old checkpoint steps aside until the new one stands.
+        if folder.exists():
+            os.rename(folder, aside)
         os.rename(draft, folder)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
+        if aside.exists() and not folder.exists():
+            os.rename(aside, folder)
         raise
     _sync_folder(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
     between("checkpoint.renamed")
 
 
@@ -116,26 +124,36 @@ def from_files(files: Mapping[str, bytes], where: str = "checkpoint") -> Checkpo
         raise CheckpointError(f"{where}/blueprint.json: version {version!r}, but this program reads {VERSION}")
     blueprint = head.get("blueprint")
     family = blueprint.get("family") if isinstance(blueprint, dict) else None
-    if not isinstance(blueprint, dict) or family not in FAMILIES:
+    if not isinstance(blueprint, dict) or not isinstance(family, str) or family not in FAMILIES:
         raise CheckpointError(f"{where}/blueprint.json: family {family!r}; expected one of {', '.join(FAMILIES)}")
+    lineage = head.get("lineage", [])
+    if not isinstance(lineage, list):
+        raise CheckpointError(f"{where}/blueprint.json: lineage: expected a list, got {lineage!r}")
     try:
         with torch.device("meta"):
-            network = FAMILIES[str(family)].from_blueprint(blueprint)
+            network = FAMILIES[family].from_blueprint(blueprint)
     except (ValueError, TypeError, RuntimeError) as err:
-        raise CheckpointError(f"{where}/blueprint.json: {err}") from err
+        raise CheckpointError(f"{where}/blueprint.json: {err}; take another snapshot") from err
     weights = _tensors(files, "weights.safetensors", where)
-    _fit(weights, {k: t for k, t in tensors(network).items()}, f"{where}/weights.safetensors")
+    _fit(weights, tensors(network), f"{where}/weights.safetensors")
     network.load_state_dict(weights, assign=True)
     state = None
     if "optimizer.safetensors" in files:
         flat = _tensors(files, "optimizer.safetensors", where)
-        shapes = {k: p for k, p in network.named_parameters()}
-        parts: dict[str, dict[str, Tensor]] = {}
-        for part in ("first", "second", "age", "scale"):
-            parts[part] = {k.partition("/")[2]: t for k, t in flat.items() if k.startswith(f"{part}/")}
-            _fit(parts[part], shapes, f"{where}/optimizer.safetensors ({part})")
+        with torch.device("meta"):
+            blank = {k: torch.empty(p.shape, dtype=p.dtype) for k, p in network.named_parameters()}
+            ages = {k: torch.empty(p.shape, dtype=torch.int32) for k, p in network.named_parameters()}
+        wanted = {
+            f"{part}/{k}": t
+            for part in ("first", "second", "age", "scale")
+            for k, t in (ages if part == "age" else blank).items()
+        }
+        _fit(flat, wanted, f"{where}/optimizer.safetensors")
+        parts: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}, "age": {}, "scale": {}}
+        for key in wanted:
+            part, _, name = key.partition("/")
+            parts[part][name] = flat[key]
         state = OptimizerState(**parts)
-    lineage = head.get("lineage", [])
     return Checkpoint(network, state, _json(files, "state.json", where), [str(x) for x in lineage])
 
 
@@ -172,9 +190,18 @@ def _fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) 
             raise CheckpointError(
                 f"{where}: {name} has shape {tuple(found[name].shape)}, the blueprint says {tuple(tensor.shape)}"
             )
+        if not _same_kind(found[name].dtype, tensor.dtype):
+            raise CheckpointError(f"{where}: {name} holds {found[name].dtype}, expected {tensor.dtype}")
+    if len({t.dtype for t in found.values() if t.is_floating_point()}) > 1:
+        raise CheckpointError(f"{where}: tensors of several floating-point types; take another snapshot")
     spare = sorted(set(found) - set(wanted))
     if spare:
         raise CheckpointError(f"{where}: tensor {spare[0]!r} is unknown to the blueprint")
+
+
+def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:
+    """Whole numbers must be the same; a network may have been saved in another floating-point type."""
+    return found == wanted or (found.is_floating_point and wanted.is_floating_point)
 
 
 def _sync_folder(folder: Path) -> None:

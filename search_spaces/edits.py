@@ -18,7 +18,7 @@ FRESH = -1
 
 @dataclass(frozen=True)
 class IndexMap:
-    """source: (new size,) int64, old slot or -1. consume: (new size,) float64 factor for weights that read this slot."""
+    """source: (new size,) int64, old slot or -1. consume: (new size,) float64 factor of weights that read this slot."""
 
     source: NDArray[np.int64]
     consume: NDArray[np.float64] | None = None

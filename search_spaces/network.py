@@ -10,13 +10,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from search_spaces.actions import Action
+from search_spaces.actions import Action, Unit
 from search_spaces.edits import Edit
 
 Blueprint = dict[str, Any]
 
 Tap = Callable[[str, Tensor], Tensor]
-"""Called with ("pre:LAYER", pre-activations) and ("act:LAYER", activations) on the way; returns what to go on with."""
+"""Called with ("pre:LAYER", pre-activations) and ("act:LAYER", activations) on the way; returns what to go on with.
+
+Pre-activations are what a layer's weights produce, before any normalisation; activations what it feeds onwards, after
+any pooling: (n, units), or (n, units, h, w) in a picture.
+"""
 
 
 @dataclass(frozen=True)
@@ -67,12 +71,37 @@ class Network(nn.Module, ABC):
         """Where growth is legal, from input to output."""
 
     @abstractmethod
+    def unit(self, layer: str, slot: int) -> Unit:
+        """The hidden unit at `slot` as data: a clone of it, with its active weights in and out and its bias.
+
+        Where a layer is normalised, that is folded into the weights and the bias, as new units start unnormalised
+        (weight 1, mean 0, variance 1): the clone puts out the same in eval mode, and may differ on a batch.
+        """
+
+    def input_shape(self) -> tuple[int, ...]:
+        """Of one sample: (features,), or (c, h, w) for a picture, which may come flat as well."""
+        return (self.axis_sizes()["input"],)
+
+    @abstractmethod
     def edit(self, action: Action) -> Edit:
         """What the action means here. Raises ValueError naming site, expectation and cure where it is not legal."""
 
     @abstractmethod
     def forward(self, x: Tensor, tap: Tap | None = None) -> Tensor:
         """x: (n, *input shape) float32 -> (n, outputs): logits or predicted values."""
+
+    @property
+    @abstractmethod
+    def nonlinearity(self) -> Callable[[Tensor], Tensor]:
+        """What hidden units put out, from their pre-activations."""
+
+    def lift(self, source: str, target: str, activation: Tensor) -> Tensor:
+        """(n, positions, p): what `source`'s activation shows to each position of `target`; p counts link columns."""
+        return activation.flatten(1).unsqueeze(1)
+
+    def lower(self, target: str, gradient: Tensor) -> Tensor:
+        """(n, positions, q): a gradient at `target`'s pre-activations, position by position; q counts link rows."""
+        return gradient.flatten(1).unsqueeze(1)
 
     def count(self) -> int:
         """Active parameters: every unmasked weight and bias. Masked weights are not parameters."""

@@ -7,10 +7,11 @@ optimiser state, and all others start with moments 0 and age 0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from search_spaces import axes
@@ -33,9 +34,7 @@ def apply(
 
 
 @torch.no_grad()
-def _apply_edit(
-    network: Network, edit: Edit, state: OptimizerState | None
-) -> tuple[Network, OptimizerState | None]:
+def _apply_edit(network: Network, edit: Edit, state: OptimizerState | None) -> tuple[Network, OptimizerState | None]:
     like = next(network.parameters())
     grown = type(network).from_blueprint(edit.blueprint).to(device=like.device, dtype=like.dtype)
     grown.train(network.training)
@@ -59,7 +58,8 @@ def _apply_edit(
         source = state.parts()[part][0]
         for name, tensor in values.items():
             if name in moved:
-                tensor.copy_(torch.where(_kept(moved[name], tensor), _gather(source[name], moved[name], tensor), tensor))
+                carried = _gather(source[name], moved[name], tensor)
+                tensor.copy_(torch.where(_kept(moved[name], tensor), carried, tensor))
             for write in edit.writes.get(name, ()):
                 if write.fresh:
                     _put(tensor, write, np.full(len(write.position), blank))
@@ -98,20 +98,18 @@ def _kept(maps: Sequence[IndexMap | None], like: Tensor) -> Tensor:
     return kept
 
 
-def _any(maps: Sequence[IndexMap | None], like: Tensor, test) -> Tensor | None:  # type: ignore[no-untyped-def]
-    """Where `test` of the map of any dimension holds, broadcast to `like`'s shape; None where no dimension has a map."""
+def _any(maps: Sequence[IndexMap | None], like: Tensor, test: Callable[[IndexMap], NDArray[np.bool_]]) -> Tensor | None:
+    """Where `test` of the map of any dimension holds, broadcast to `like`'s shape; None where none has a map."""
     result: Tensor | None = None
     for dim, index in enumerate(maps):
         if index is None:
             continue
-        hit = torch.from_numpy(np.asarray(test(index))).to(like.device).view(-1, *[1] * (like.dim() - dim - 1))
+        hit = torch.from_numpy(test(index)).to(like.device).view(-1, *[1] * (like.dim() - dim - 1))
         hit = hit.expand(like.shape)
         result = hit if result is None else result | hit
     return result
 
 
-def _put(tensor: Tensor, write: Write, values: np.ndarray) -> None:  # type: ignore[type-arg]
+def _put(tensor: Tensor, write: Write, values: NDArray[np.float64]) -> None:
     position = torch.from_numpy(np.asarray(write.position, dtype=np.int64)).to(tensor.device)
     tensor.view(-1)[position] = torch.as_tensor(values, dtype=tensor.dtype, device=tensor.device)
-
-

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_spaces.actions import (
-    Action,
-    Connect,
-    Disconnect,
-    Edge,
-    Insert,
-    Narrow,
-    NoChange,
-    Remove,
-    Skip,
-    Unit,
-    Widen,
+from search_spaces.actions import Action, Connect, Disconnect, Insert, Narrow, NoChange, Remove, Skip, Unit, Widen
+from search_spaces.axes import is_name
+from search_spaces.edits import Edit, IndexMap
+from search_spaces.families.links import (
+    Link,
+    Writes,
+    dropped,
+    existing,
+    fold,
+    rewired,
+    switched_on,
+    unit_at,
+    unit_writes,
+    widened,
 )
-from search_spaces.edits import Edit, IndexMap, Write
 from search_spaces.network import Blueprint, Network, Place, Tap
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -83,7 +83,7 @@ class Mlp(Network):
             layers = [(str(name), int(units)) for name, units in blueprint["layers"]]
             links = [(str(s), str(t)) for s, t in blueprint["links"]]
             return cls(layers, links, str(blueprint["activation"]))
-        except (KeyError, TypeError) as err:
+        except (KeyError, TypeError, OverflowError) as err:
             raise ValueError(f"blueprint of an mlp: expected layers, links and activation, got {err!r}") from err
 
     def axes(self) -> Mapping[str, str]:
@@ -99,6 +99,10 @@ class Mlp(Network):
 
     def masks(self) -> Mapping[str, str]:
         return {f"links.{s}>{t}": f"mask.{s}>{t}" for s, t in self.linked}
+
+    @property
+    def nonlinearity(self) -> Callable[[Tensor], Tensor]:
+        return ACTIVATIONS[self.activation]
 
     def places(self) -> tuple[Place, ...]:
         names = [name for name, _ in self.layers]
@@ -131,6 +135,11 @@ class Mlp(Network):
             outputs[target] = h if tap is None else tap(f"act:{target}", h)
         raise AssertionError("an mlp ends in its layer 'output'")
 
+    def unit(self, layer: str, slot: int) -> Unit:
+        at = existing(slot, self._hidden(layer, "unit"), layer)
+        links, weights = self._reaches(self.layers, self.linked), dict(self.links.items())
+        return unit_at(layer, at, links, weights, self._masks(), float(self.biases[layer].detach()[at]))
+
     # --- what it may become
 
     def edit(self, action: Action) -> Edit:
@@ -145,42 +154,30 @@ class Mlp(Network):
                 return self._insert(action)
             case Remove():
                 return self._remove(action)
-            case Connect():
-                return self._rewire(action.edges, on=True)
-            case Disconnect():
-                return self._rewire(action.edges, on=False)
+            case Connect() | Disconnect():
+                writes = rewired(action, self._reaches(self.layers, self.linked), self._masks())
+                return Edit(self._shape_of_self(), {}, writes)
             case Skip():
                 return self._skip(action)
 
     def _widen(self, action: Widen) -> Edit:
         old = self._hidden(action.site, "Widen")
         layers = [(n, u + len(action.units) * (n == action.site)) for n, u in self.layers]
-        writes = _unit_writes(action.site, old, action.units, dict(layers), set(self.linked))
-        grown = IndexMap.keep(old, fresh=len(action.units))
-        if action.splits:
-            factor = np.ones(len(grown.source))
-            for slot, by in action.splits:
-                factor[_slot(slot, old, action.site)] = by
-            grown = IndexMap(grown.source, factor)
-        return Edit(self._shape(layers, self.linked), {action.site: grown}, writes)
+        links = self._reaches(layers, self.linked)
+        writes = unit_writes(action.site, old, action.units, links, f"biases.{action.site}")
+        return Edit(self._shape(layers, self.linked), {action.site: widened(action, old)}, writes)
 
     def _narrow(self, action: Narrow) -> Edit:
         old = self._hidden(action.site, "Narrow")
-        slots = tuple(sorted({_slot(s, old, action.site) for s in action.slots}))
-        if len(slots) >= old:
-            raise ValueError(f"Narrow {action.site}: all {old} units would go; write Remove({action.site!r}) instead")
-        if action.folds and len(action.folds) != len(action.slots):
-            raise ValueError(f"Narrow {action.site}: {len(action.slots)} slots but {len(action.folds)} folds")
+        slots = dropped(action, old)
         layers = [(n, u - len(slots) * (n == action.site)) for n, u in self.layers]
-        writes: dict[str, tuple[Write, ...]] = {}
+        writes: Writes = {}
         if any(action.folds):
-            fold = torch.tensor(action.folds, dtype=self.biases["output"].dtype, device=self.biases["output"].device)
-            for source, target in self.linked:
+            for name, link in self._reaches(self.layers, self.linked).items():
+                source, _, target = name.partition(">")
                 if source == action.site:
-                    weight = self.links[f"{source}>{target}"].detach()[:, list(action.slots)]
-                    bias = (self.biases[target].detach() + weight @ fold).double().cpu().numpy()
-                    # A bias that takes over a constant is the same bias: it keeps its moments.
-                    writes[f"biases.{target}"] = (Write(np.arange(len(bias)), bias, fresh=False),)
+                    weight = self.links[name] * self.mask.get_buffer(name)
+                    writes[f"biases.{target}"] = (fold(action, weight, self.biases[target], link),)
         return Edit(self._shape(layers, self.linked), {action.site: IndexMap.keep(old, drop=slots)}, writes)
 
     def _insert(self, action: Insert) -> Edit:
@@ -197,8 +194,9 @@ class Mlp(Network):
         sources = {s.layer for u in action.units for s in u.fan_in}
         targets = {s.layer for u in action.units for s in u.fan_out}
         links = [*self.linked, *((s, action.site) for s in sources), *((action.site, t) for t in targets)]
-        writes = _unit_writes(action.site, 0, action.units, dict(layers), set(links))
-        return Edit(Mlp(layers, links, self.activation)._shape_of_self(), {}, writes)
+        shape = Mlp(layers, links, self.activation)._shape_of_self()
+        writes = unit_writes(action.site, 0, action.units, self._reaches(layers, links), f"biases.{action.site}")
+        return Edit(shape, {}, writes)
 
     def _remove(self, action: Remove) -> Edit:
         self._hidden(action.site, "Remove")
@@ -210,29 +208,6 @@ class Mlp(Network):
             )
         return Edit(self._shape([x for x in self.layers if x[0] != action.site], links))
 
-    def _rewire(self, edges: tuple[Edge, ...], on: bool) -> Edit:
-        verb = "Connect" if on else "Disconnect"
-        if not edges:
-            raise ValueError(f"{verb}: no edges were given; write NoChange instead")
-        by_link: dict[str, list[Edge]] = {}
-        for edge in edges:
-            by_link.setdefault(edge.link, []).append(edge)
-        writes: dict[str, tuple[Write, ...]] = {}
-        for link, group in by_link.items():
-            if link not in self.links:
-                raise ValueError(f"{verb}: there is no link {link!r}; write one of {', '.join(self.links)}, or a Skip")
-            position, value = _positions(link, group, self.sizes)
-            present = self.mask.get_buffer(link).reshape(-1)[torch.from_numpy(position)].bool().cpu().numpy()
-            wrong = np.flatnonzero(present == on)
-            if len(wrong):
-                edge = group[int(wrong[0])]
-                raise ValueError(
-                    f"{verb} {link}: edge ({edge.row}, {edge.column}) is {'already' if on else 'not'} connected"
-                )
-            writes[f"links.{link}"] = (Write(position, value if on else np.zeros(len(group))),)
-            writes[f"mask.{link}"] = (Write(position, np.full(len(group), float(on))),)
-        return Edit(self._shape(self.layers, self.linked), {}, writes)
-
     def _skip(self, action: Skip) -> Edit:
         source, _, target = action.site.partition(">")
         if (source, target) in self.linked:
@@ -240,15 +215,18 @@ class Mlp(Network):
         shape = Mlp(self.layers, [*self.linked, (source, target)], self.activation)._shape_of_self()
         if any(edge.link != action.site for edge in action.edges) or not action.edges:
             raise ValueError(f"Skip {action.site}: needs edges, all of them of that link")
-        position, value = _positions(action.site, action.edges, self.sizes)
-        writes = {
-            f"links.{action.site}": (Write(position, value),),
-            f"mask.{action.site}": (Write(position, np.ones(len(position))),),
-        }
-        return Edit(shape, {}, writes)
+        link = self._reaches(self.layers, [(source, target)])[action.site]
+        return Edit(shape, {}, switched_on(action.site, action.edges, link))
 
     def _shape_of_self(self) -> Blueprint:
         return self._shape(self.layers, self.linked)
+
+    def _reaches(self, layers: Layers, links: Links) -> dict[str, Link]:
+        sizes = dict(layers)
+        return {f"{s}>{t}": Link(sizes[t], sizes[s]) for s, t in links}
+
+    def _masks(self) -> dict[str, Tensor]:
+        return {f"{s}>{t}": self.mask.get_buffer(f"{s}>{t}") for s, t in self.linked}
 
     def _hidden(self, site: str, verb: str) -> int:
         hidden = [n for n, _ in self.layers[1:-1]]
@@ -263,6 +241,9 @@ def _check_shape(layers: Layers, links: Links, activation: str, order: Mapping[s
         raise ValueError(f"activation: expected one of {', '.join(ACTIVATIONS)}, got {activation!r}")
     if len(names) < 2 or names[0] != "input" or names[-1] != "output" or len(order) != len(names):
         raise ValueError(f"layers: expected distinct names from 'input' to 'output', got {names}")
+    unfit = [n for n in names if not is_name(n)]
+    if unfit:
+        raise ValueError(f"layers: {unfit[0]!r} is no name; write letters, digits and _, not beginning with a digit")
     if any(units < 1 for _, units in layers):
         raise ValueError(f"layers: every layer needs at least one unit, got {list(layers)}")
     for s, t in links:
@@ -274,42 +255,3 @@ def _check_shape(layers: Layers, links: Links, activation: str, order: Mapping[s
     bare = [n for n in names[1:] if n not in fed]
     if bare:
         raise ValueError(f"links: {', '.join(bare)} has no input; link an earlier layer to it")
-
-
-def _slot(slot: int, units: int, site: str) -> int:
-    if not 0 <= slot < units:
-        raise ValueError(f"{site}: slot {slot} does not exist; write 0 to {units - 1}")
-    return slot
-
-
-def _positions(link: str, edges: Sequence[Edge], sizes: Mapping[str, int]) -> tuple[Any, Any]:
-    """Flat positions (m,) int64 and values (m,) float64 of edges in the matrix of their link."""
-    source, _, target = link.partition(">")
-    flat = [_slot(e.row, sizes[target], target) * sizes[source] + _slot(e.column, sizes[source], source) for e in edges]
-    if len(set(flat)) != len(flat):
-        raise ValueError(f"{link}: an edge is given twice")
-    return np.array(flat, dtype=np.int64), np.array([e.value for e in edges], dtype=np.float64)
-
-
-def _unit_writes(
-    site: str, first: int, units: Sequence[Unit], sizes: Mapping[str, int], links: set[tuple[str, str]]
-) -> dict[str, tuple[Write, ...]]:
-    """Writes that give new units, at slots from `first`, their fan-in, fan-out and bias."""
-    by_link: dict[str, list[Edge]] = {}
-    for slot, unit in enumerate(units, start=first):
-        if not unit.fan_in or not unit.fan_out:
-            raise ValueError(f"{site}: a new unit needs fan-in and fan-out, or it never wakes up")
-        for s in unit.fan_in:
-            by_link.setdefault(f"{s.layer}>{site}", []).append(Edge("", slot, s.slot, s.value))
-        for s in unit.fan_out:
-            by_link.setdefault(f"{site}>{s.layer}", []).append(Edge("", s.slot, slot, s.value))
-    writes: dict[str, tuple[Write, ...]] = {}
-    for link, edges in by_link.items():
-        if tuple(link.split(">")) not in links:
-            raise ValueError(f"{site}: there is no link {link!r} for a new unit; write a Skip first")
-        position, value = _positions(link, edges, sizes)
-        writes[f"links.{link}"] = (Write(position, value),)
-        writes[f"mask.{link}"] = (Write(position, np.ones(len(edges))),)
-    bias = np.array([u.bias for u in units])
-    writes[f"biases.{site}"] = (Write(np.arange(first, first + len(units), dtype=np.int64), bias),)
-    return writes

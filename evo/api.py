@@ -1,0 +1,223 @@
+"""Growing and searching from Python: `run = evo.grow("digits", seed=7)`; the commands are thin over it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evo import faults, run_folder
+from evo.config import Config, ConfigError
+from evo.progress import Progress, silent
+from evo.settings import build, read_yaml
+from evo.stopping import Interrupted, Stop
+
+if TYPE_CHECKING:
+    from evo.data import Task
+    from evo.run import Run
+
+Settings = Config | Mapping[str, Any] | str | os.PathLike[str] | None
+IN_MEMORY = "arrays"
+
+
+def grow(task: Any = None, *, config: Settings = None, progress: Progress | None = None, **settings: Any) -> Run:
+    """Grows one network and gives back its run.
+
+    task: "digits", "mnist", "parity:N", "spirals", "table" (with data={"path": ..., "target": ...}), a pair of arrays
+    (X, y), a frame and its target column (frame, "y"), or a dataset of (x, y) pairs. config: a Config, a mapping or a
+    YAML file. settings: any of the config's keys, nested (training={"epochs": 40}) or dotted
+    (**{"training.epochs": 40}); they win over config. progress: called with a mapping at the start and after every
+    decision (see `evo.progress`).
+    """
+    return _launch("grow", task, config, settings, progress or silent)
+
+
+def search(task: Any = None, *, config: Settings = None, progress: Progress | None = None, **settings: Any) -> Run:
+    """Grows a population of networks under Ray Tune and gives back its run. Takes what `grow` takes."""
+    return _launch("search", task, config, settings, progress or silent)
+
+
+def resume(
+    run: Run | str | os.PathLike[str],
+    *,
+    data: Any = None,
+    out: str | os.PathLike[str] = "runs",
+    workers: int | None = None,
+    budget: float | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Goes on where a run stopped, was killed or spent its budget; ends as an unbroken run would have.
+
+    run: a Run, its folder, or its name in `out`. data: the arrays or dataset again, where the run began with such.
+    workers and budget replace the run's own: neither changes what is computed.
+    """
+    from evo.run import Run
+
+    opened = run if isinstance(run, Run) else Run.open(run_folder.find(run, out))
+    folder, info = Path(opened.folder), opened.info
+    # The budget is a command's, not a run's: one that was spent must not end the next command at once.
+    changed = {"out": str(folder.parent), "budget": budget, **({} if workers is None else {"workers": workers})}
+    config = build(info["config"], changed)
+    if info["task"] == IN_MEMORY and data is None:
+        raise ConfigError(
+            f"data: run {opened.name} learned from arrays in memory, which are not stored; "
+            f"pass them again: evo.resume({str(folder)!r}, data=(X, y))"
+        )
+    task = _load(config, data if info["task"] == IN_MEMORY else None)
+    if info.get("data_sha256", fingerprint(task)) != fingerprint(task):
+        raise ConfigError(
+            f"data: run {opened.name} began with other data than {task.name} holds now; "
+            "restore the file or folder as it was, or start a new run"
+        )
+    return _drive(str(info["kind"]), config, task, folder, progress or silent)
+
+
+def fingerprint(task: Task) -> str:
+    """A digest of what is learned from, so that a resumed run can tell that it goes on with the same."""
+    digest = hashlib.sha256()
+    for name in sorted(task.splits):
+        for tensor in (task.splits[name].x, task.splits[name].y):
+            digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def settings_of(config: Settings) -> Mapping[str, Any]:
+    """Whatever form a config comes in, as one layer of settings."""
+    if config is None:
+        return {}
+    if isinstance(config, Config):
+        return config.model_dump()
+    return config if isinstance(config, Mapping) else read_yaml(os.fspath(config))
+
+
+def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any], progress: Progress) -> Run:
+    in_memory = task is not None and not isinstance(task, str)
+    named = {} if task is None else {"task": IN_MEMORY if in_memory else task}
+    checked = build(settings_of(config), named, settings)
+    if in_memory != (checked.task == IN_MEMORY):
+        raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
+    loaded = _load(checked, task if in_memory else None)
+    folder, named_config = run_folder.create(kind, _findable_later(checked), data_sha256=fingerprint(loaded))
+    try:
+        return _drive(kind, named_config, loaded, folder, progress)
+    except BaseException:
+        # Also when Ctrl-C came before the first decision: a folder without an event is no run.
+        run_folder.discard(folder)
+        raise
+
+
+def _load(config: Config, in_memory: Any) -> Task:
+    """The data on the device it will be learned on. Checks all that can be checked before a folder is made."""
+    from evo import data, device
+    from search_spaces.families import FAMILIES
+
+    if config.network.family not in FAMILIES:
+        raise ConfigError(
+            f"network.family: expected one of {', '.join(FAMILIES)}, got {config.network.family!r}; "
+            f"write for example network.family: {next(iter(FAMILIES))}"
+        )
+    place = device.resolve(config.device)
+    task = data.load_task(config) if in_memory is None else data.from_arrays(in_memory, None, config)
+    return task.to(place)
+
+
+def _findable_later(config: Config) -> Config:
+    """The config with paths that hold from whatever folder the run is resumed."""
+    if config.data.path is None:
+        return config
+    data = config.data.model_copy(update={"path": str(Path(config.data.path).absolute())})
+    return config.model_copy(update={"data": data})
+
+
+def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progress) -> Run:
+    """Runs to the end, to the end of the budget, or to the next safe point after Ctrl-C; then reports."""
+    from evo.life import Plan
+    from evo.run import Run
+
+    # Beside its cycles, a life has a last stretch in which it only learns.
+    cycles = Plan.of(config, len(task.splits["train"])).cycles + 1
+    deadline = None if config.budget is None else time.monotonic() + config.budget
+    with _one_thread(), Stop(lambda: progress({"stage": "note", "text": "stopping after this decision ..."})) as stop:
+        progress(
+            {
+                "stage": "start", "run": str(folder), "kind": kind, "task": task.name, "seed": config.seed,
+                "networks": config.search.networks if kind == "search" else 1, "cycles": cycles,
+            }
+        )  # fmt: skip
+
+        def told(update: Mapping[str, Any]) -> None:
+            progress(update)
+            stop.check()
+
+        with _mirrored(folder, config):
+            try:
+                if kind == "search":
+                    from evo.sweep import run_search
+
+                    run_search(config, task, folder, told)
+                else:
+                    _grow_one(config, task, folder, told, deadline)
+            except Interrupted as stopped:
+                raise Interrupted(f"stopped, and kept everything in {folder}", stopped.signum) from None
+            progress({"stage": "report"})
+            run = Run.open(folder)
+            _report(run, task)
+        faults.point("run.finished")
+    return run
+
+
+def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, deadline: float | None) -> None:
+    from evo.grower import Grower
+    from evo.workers import make_runner
+
+    with make_runner(config.workers, task) as runner:
+        grower = Grower(config, task, folder, runner=runner)
+        try:
+            while not grower.done and (deadline is None or time.monotonic() < deadline):
+                progress({"stage": "cycle", "network": "n000", "generation": 0, **grower.advance()})
+        finally:
+            grower.close()
+
+
+def _report(run: Run, task: Task) -> None:
+    """Reads the test set, once in the run's life, and draws. A budget that is spent ends a run as well as its plan."""
+    from evo import report
+
+    if len(run.front):
+        run.evaluate_test(task)
+        report.write(run, task)
+
+
+@contextlib.contextmanager
+def _mirrored(folder: Path, config: Config) -> Iterator[None]:
+    """Keeps MLflow up with the run. What it does not get to stays queued for the next resume, or `evo ui`."""
+    if not config.record.mlflow:
+        yield
+        return
+    from evo.mlflow_mirror import Mirror
+
+    mirror = Mirror(folder, config.record.tracking_uri)
+    try:
+        yield
+    except (Interrupted, Exception):
+        mirror.close(timeout=5.0)
+        raise
+    mirror.close()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """A network's arithmetic runs on one thread, so that it is the same on every machine with such a CPU."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,71 @@
+"""What goes wrong, said in one line on standard error, with an exit code that scripts can rely on.
+
+2: a mistake in what was asked for, or a disk that is full or cannot be written to. 130 (143): stopped by Ctrl-C (by
+SIGTERM). MERISTEM_TRACEBACK=1 also shows where an error came from.
+"""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import sys
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+
+P = ParamSpec("P")
+INTERRUPTED = 128
+
+
+def plainly(command: Callable[P, None]) -> Callable[P, None]:
+    """A command whose errors are one line and an exit code."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:
+            # Whoever read our output has had enough (`evo show RUN | head`); the interpreter must not try to flush.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except (OSError, ValueError) as err:
+            message = os_error(err) if isinstance(err, OSError) else str(err)
+            raise typer.Exit(complain("; ".join([message, *_notes(err)]))) from err
+        except KeyboardInterrupt as stopped:
+            print(f"evo: {'; '.join([str(stopped) or 'stopped at once', *_notes(stopped)])}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED + getattr(stopped, "signum", 2)) from None
+
+    return run
+
+
+def _notes(err: BaseException) -> list[str]:
+    """What was learned about it on its way here: how to go on."""
+    return list(getattr(err, "__notes__", []))
+
+
+def complain(message: str) -> int:
+    if os.environ.get("MERISTEM_TRACEBACK") == "1":
+        import traceback
+
+        traceback.print_exc()
+    print(f"evo: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def os_error(err: OSError) -> str:
+    if err.errno is None:
+        return str(err)
+    cure = {
+        errno.ENOSPC: "free some space or write another --out",
+        errno.EDQUOT: "free some space or write another --out",
+        errno.EROFS: "write --out with a folder that can be written to",
+        errno.EACCES: "write --out with a folder that you may write to",
+        errno.EPERM: "write --out with a folder that you may write to",
+        errno.ENOENT: "check the path",
+        errno.ENOTDIR: "write a path whose parents are folders",
+        errno.EEXIST: "write another path",
+    }.get(err.errno)
+    # A write to a full disk does not say which file it was for.
+    return f"{err.filename or 'disk'}: {(err.strerror or 'failed').lower()}{f'; {cure}' if cure else ''}"

@@ -1,0 +1,81 @@
+"""Life: where one network stands between two cycles. Frozen; JSON round trip, so that a killed life goes on bit by bit."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from evo.config import Config
+from tournaments.economy import Ledger
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a life of `total` steps is cut: `cycles` cycles of `segment` steps of training and a tournament of at most
+    `trial` steps, and a last stretch of `settle` steps of training alone.
+    """
+
+    total: int
+    cycles: int
+    segment: int
+    trial: int
+    settle: int
+
+    @staticmethod
+    def of(config: Config, samples: int) -> Plan:
+        """The plan for this many training samples. A life too short for a tournament is one stretch of training."""
+        batch = min(config.training.batch_size, samples)
+        total = max(1, round(config.training.epochs * samples / batch))
+        trial = sum(config.tournament.rungs)
+        growing = round(total * (1 - config.growth.settle))
+        cycles = min(config.growth.cycles, growing // (2 * trial))
+        if cycles < 1:
+            return Plan(total, 0, 0, trial, total)
+        segment = growing // cycles - trial
+        return Plan(total, cycles, segment, trial, total - cycles * (segment + trial))
+
+
+@dataclass(frozen=True)
+class Life:
+    """cycle: finished cycles. step: training steps of the network's own line, rungs of adopted forks included.
+
+    information: nats on the deciding half, now. gains: sums of the books since birth (training, control, forks), nats.
+    born: information at birth. peak: most parameters that it ever had. losses, norms: of every step since the last growth
+    (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps of all trials.
+    """
+
+    cycle: int
+    step: int
+    ledger: Ledger
+    information: float
+    born: float
+    peak: int
+    gain_training: float = 0.0
+    gain_control: float = 0.0
+    gain_fork: float = 0.0
+    losses: tuple[float, ...] = ()
+    norms: tuple[float, ...] = ()
+    rate: float = 1.0
+    spent: int = 0
+    tournaments: int = 0
+    stale: int = 0
+    best: float = float("-inf")
+    done: bool = False
+    reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Floats survive: Python writes the shortest decimal that reads back to the same bits."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_json(fields: dict[str, Any]) -> Life:
+        """Raises ValueError where the fields are not those of a life."""
+        try:
+            rest = {**fields, "ledger": Ledger(**fields["ledger"])}
+            for key in ("losses", "norms"):
+                rest[key] = tuple(float(v) for v in rest[key])
+            return Life(**rest)
+        except (KeyError, TypeError) as err:
+            raise ValueError(f"state.json: expected the fields of a life, got {json.dumps(fields)[:80]} ({err})") from err

@@ -1,0 +1,67 @@
+"""Arguments and options of the commands, and what they come to as settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+Task = Annotated[
+    str | None,
+    typer.Argument(help="digits, mnist, parity:N, spirals or table (with --data and --target). Default: digits."),
+]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with settings, as `evo config` prints them.")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as a.b=c.")]
+Seed = Annotated[int | None, typer.Option(help="Every random number follows from it.")]
+Out = Annotated[Path, typer.Option(help="Folder of runs.")]
+OutSetting = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of runs. Default: runs.")]
+Name = Annotated[str | None, typer.Option(help="Of the run. Default: task and time.")]
+Workers = Annotated[int | None, typer.Option(help="Trial workers of each network; 0: in its own process.")]
+Budget = Annotated[
+    str | None,
+    typer.Option(help="90, 90s, 5m or 1h: stop then, after the current decision. 40epochs: the length of a life."),
+]
+Epochs = Annotated[float | None, typer.Option(help="Length of a network's life; trials are not counted.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+Data = Annotated[Path | None, typer.Option(help="A table (.parquet, .csv), or mnist's folder of IDX files.")]
+Target = Annotated[str | None, typer.Option(help="The table's target column.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
+Within = Annotated[int | None, typer.Option("--max-parameters", help="The best network of at most so many parameters.")]
+
+
+def settings(
+    file: Path | None, assign: list[str] | None, seed: int | None, out: Path | None, name: str | None,
+    workers: int | None, budget: str | None, epochs: float | None, device: str | None, data: Path | None,
+    target: str | None, task: str | None,
+) -> dict[str, Any]:  # fmt: skip
+    """All that the command line says, as one layer of settings; options win over --set, and that over the file."""
+    from evo.settings import assignment, build, read_yaml
+
+    limits = read_budget(budget)
+    if epochs is not None and "training.epochs" in limits:
+        raise ValueError(f"--epochs: given twice, as {epochs:g} and by --budget {budget}; write one of them")
+    options = {
+        "task": task, "seed": seed, "out": out, "name": name, "workers": workers, "training.epochs": epochs,
+        "device": device, "data.path": data, "data.target": target, **limits,
+    }  # fmt: skip
+    given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
+    below = [{} if file is None else read_yaml(file), *map(assignment, assign or [])]
+    # A file of columns can only be the table task, so that `evo grow --data my.csv --target y` says it all.
+    if task is None and data is not None and data.suffix in (".csv", ".parquet"):
+        given["task"] = "table"
+    return build(*below, given).model_dump()
+
+
+def read_budget(text: str | None) -> dict[str, float]:
+    if text is None:
+        return {}
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(s|m|h|epochs?)?\s*", text)
+    if match is None or float(match[1]) == 0:
+        raise ValueError(f"--budget: expected a time or a number of epochs, got {text!r}; write 90s, 5m or 40epochs")
+    number, unit = float(match[1]), match[2] or "s"
+    if unit.startswith("epoch"):
+        return {"training.epochs": number}
+    return {"budget": number * {"s": 1, "m": 60, "h": 3600}[unit]}

@@ -1,0 +1,255 @@
+"""The Parquet record of events: one small file a commit, one writer a network, never changed once it has its name.
+
+A commit is written under a dot-name, synced, renamed and the folder synced: it is there whole or not at all. A file
+`n000-000041.parquet` may also hold everything up to commit 41 (`compact`): whoever reads walks from the newest file
+down and stops at row 0, so files that a compaction made superfluous but could not yet remove are never read twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evo import faults
+from evo.events import SCHEMA, SCHEMA_VERSION
+
+
+class RecordError(ValueError):
+    """The record cannot be read or written: one line with the file, what is wrong and the cure."""
+
+
+class Recorder:
+    """The one writer of a network's events in a run folder."""
+
+    def __init__(self, folder: Path, network: str) -> None:
+        if not network or "/" in network or network.startswith("."):
+            raise ValueError(f"network: expected a name without '/' or a leading dot, got {network!r}; write 'n000'")
+        self.events = Path(folder) / "events"
+        self.network = network
+        with _disk(self.events):
+            self.events.mkdir(parents=True, exist_ok=True)
+            for torn in self.events.glob(f".{network}-*.parquet"):
+                if torn.stem.rpartition("-")[0] == f".{network}":
+                    torn.unlink(missing_ok=True)  # what a killed commit left behind
+        rows = read_table(folder, network)
+        self._rows: int = rows.num_rows
+        self._commits = max(_commits(self.events, network), default=-1) + 1
+
+    @property
+    def last_seq(self) -> int:
+        """Number of the newest committed row; −1 before the first."""
+        return self._rows - 1
+
+    def commit(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Makes the rows durable, all or none. Fills `network`, `seq` and the schema's version where they are empty.
+
+        Raises RecordError for rows that do not fit the schema and for a disk that will not take them; nothing is left
+        behind then, and the same rows may be committed again.
+        """
+        if not rows:
+            return
+        faults.point("events.begin")
+        table = _table([self._complete(row, self._rows + i) for i, row in enumerate(rows)])
+        path = self.events / f"{self.network}-{self._commits:06d}.parquet"
+        if path.exists():
+            raise RecordError(f"{path}: another process writes this network too; end it and resume the run")
+        publish(path, lambda dot: _write(table, dot), "events")
+        self._rows += table.num_rows
+        self._commits += 1
+        faults.point("events.committed")
+
+    def _complete(self, row: dict[str, Any], seq: int) -> dict[str, Any]:
+        settled = {"network": self.network, "seq": seq, "schema_version": SCHEMA_VERSION}
+        for name, value in settled.items():
+            if row.get(name) is not None and row[name] != value:
+                raise RecordError(
+                    f"event {name}: expected {value!r}, got {row[name]!r}; leave it empty, it is filled in"
+                )
+        return {**row, **settled}
+
+
+def publish(path: Path, write: Callable[[Path], object], points: str | None = None) -> None:
+    """Has `write` fill a dot-file beside `path`, then gives it its name, durably. After an OSError nothing is left."""
+    dot = path.with_name("." + path.name)
+    with _disk(path):
+        try:
+            write(dot)
+            if points:
+                faults.point(f"{points}.written")
+            sync(dot)
+            if points:
+                faults.point(f"{points}.synced")
+            dot.rename(path)
+            if points:
+                faults.point(f"{points}.renamed")
+            sync(path.parent)
+        except BaseException:  # Ctrl-C too must leave no half-written file
+            with contextlib.suppress(OSError):
+                dot.unlink(missing_ok=True)
+            raise
+
+
+def sync(path: Path) -> None:
+    """Waits until the file or folder is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def networks(folder: Path) -> list[str]:
+    """Names of the networks that have committed events in the run folder."""
+    return sorted({path.stem.rpartition("-")[0] for path in _files(Path(folder) / "events")})
+
+
+def read_events(folder: Path, network: str | None = None) -> pd.DataFrame:
+    """All committed rows, by network and seq; of one network where it is named.
+
+    Flags are nullable booleans; whole numbers are float64 with NaN in columns that have empty cells.
+    """
+    names = networks(folder) if network is None else [network]
+    table = pa.concat_tables([SCHEMA.empty_table(), *(read_table(folder, name) for name in names)])
+    frame: pd.DataFrame = table.to_pandas(types_mapper={pa.bool_(): pd.BooleanDtype()}.get)
+    return frame
+
+
+def read_table(folder: Path, network: str, since: int = 0) -> pa.Table:
+    """One network's committed rows from seq `since` on; reads no more files than these rows are in.
+
+    Raises RecordError for a file that is damaged, missing or of a newer schema.
+    """
+    events = Path(folder) / "events"
+    while True:
+        try:
+            return _walk(events, network, since)
+        except FileNotFoundError:
+            continue  # a compaction removed the file between listing and reading: what it held is in the newest one
+
+
+def _walk(events: Path, network: str, since: int) -> pa.Table:
+    found = _commits(events, network)
+    parts: list[pa.Table] = []
+    first: int | None = None  # lowest seq in hand
+    for number in sorted(found, reverse=True):
+        if first is not None and first <= since:
+            break
+        path = found[number]
+        part = _read(path)
+        seqs = part.column("seq").to_pylist()
+        if set(part.column("network").to_pylist()) != {network} or seqs != list(range(seqs[0], seqs[0] + len(seqs))):
+            raise _damaged(path, f"it does not hold consecutive rows of network {network}")
+        if first is not None and seqs[-1] + 1 != first:
+            raise _damaged(path, f"rows {seqs[-1] + 1} to {first - 1} of network {network} are missing after it")
+        parts.insert(0, part)
+        first = seqs[0]
+    if first is not None and first > since and first > 0:
+        raise _damaged(found[min(found)], f"rows 0 to {first - 1} of network {network} are missing before it")
+    if not parts:
+        return SCHEMA.empty_table()
+    whole = pa.concat_tables(parts)
+    assert first is not None
+    return whole.slice(max(since - first, 0))
+
+
+def compact(folder: Path) -> None:
+    """Leaves one file a network. Killed at any moment, it has lost and doubled nothing and may be run again."""
+    events = Path(folder) / "events"
+    for network in networks(folder):
+        found = _commits(events, network)
+        newest = max(found)
+        table = read_table(folder, network)
+        if len(found) > 1:
+            publish(found[newest], lambda dot, table=table: _write(table, dot, small=True), "compact")  # type: ignore[misc]
+        with _disk(events):
+            for number in sorted(found)[:-1]:
+                found[number].unlink(missing_ok=True)
+                faults.point("compact.removed")
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    columns = []
+    for field in SCHEMA:
+        try:
+            columns.append(pa.array([row.get(field.name) for row in rows], field.type))
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+            values = [row.get(field.name) for row in rows]
+            raise RecordError(f"event {field.name}: expected {field.type}, got one of {values!r:.200}") from error
+    for row in rows:
+        if len(row) > len(SCHEMA.names) or not row.keys() <= set(SCHEMA.names):
+            raise RecordError(f"event {sorted(row.keys() - set(SCHEMA.names))[0]}: the schema has no such column")
+    return pa.Table.from_arrays(columns, schema=SCHEMA)
+
+
+def _write(table: pa.Table, path: Path, small: bool = False) -> None:
+    # A commit of ten rows gains nothing from dictionaries, statistics or compression, and they cost half of its time.
+    settings = {"compression": "zstd"} if small else {"compression": "none", "use_dictionary": False}
+    pq.write_table(table, path, write_statistics=small, **settings)
+
+
+def _read(path: Path) -> pa.Table:
+    """One file in the present schema: columns that it lacks are empty, a newer schema is refused."""
+    try:
+        with pq.ParquetFile(path) as file:
+            version = int((file.schema_arrow.metadata or {}).get(b"schema_version", b"0"))
+            table = file.read(use_threads=False) if 0 < version <= SCHEMA_VERSION else None
+        if version > SCHEMA_VERSION:
+            raise RecordError(
+                f"{path}: expected event schema {SCHEMA_VERSION} or older, got {version}; read it with the version of "
+                "meristem that wrote it (run.json names it), or a newer one"
+            )
+        if table is None or not table.num_rows or not {"network", "seq", "kind"} <= set(table.column_names):
+            raise _damaged(path, "it is a Parquet file, but not one of events")
+        have = set(table.column_names)
+        columns = [
+            table.column(field.name).cast(field.type) if field.name in have else pa.nulls(table.num_rows, field.type)
+            for field in SCHEMA
+        ]
+        return pa.Table.from_arrays(columns, schema=SCHEMA)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError, ValueError) as error:  # pyarrow names damage by all three
+        if isinstance(error, RecordError):
+            raise
+        raise _damaged(path, f"it cannot be read as Parquet ({' '.join(str(error).split())[:120]})") from error
+
+
+def _files(events: Path) -> Iterator[Path]:
+    """Committed files; raises nothing where there is no folder yet."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(events) as entries:
+        for entry in entries:
+            name, _, number = entry.name.removesuffix(".parquet").rpartition("-")
+            if entry.name.endswith(".parquet") and not entry.name.startswith(".") and name and number.isdigit():
+                yield Path(entry.path)
+
+
+def _commits(events: Path, network: str) -> dict[int, Path]:
+    found = ((path.stem.rpartition("-"), path) for path in _files(events))
+    return {int(number): path for (name, _, number), path in found if name == network}
+
+
+def _damaged(path: Path, what: str) -> RecordError:
+    return RecordError(
+        f"{path}: expected a whole file of events, but {what}; put the file back from a copy of the run, or delete the "
+        "run's folder and run it again"
+    )
+
+
+@contextlib.contextmanager
+def _disk(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except RecordError:
+        raise
+    except OSError as error:
+        raise RecordError(
+            f"{path}: cannot be written ({error.strerror or error}); free space or make the folder writable and resume "
+            "the run, or write another one with --out"
+        ) from error

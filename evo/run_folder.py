@@ -1,0 +1,178 @@
+"""Run folders: made whole or not at all, found by name, listed."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evo import faults
+from evo.config import Config, ConfigError
+
+DISTRIBUTIONS = (
+    "meristem", "torch", "numpy", "scipy", "scikit-learn", "ray", "optuna", "pandas", "pyarrow", "mlflow", "pydantic",
+    "safetensors",
+)  # fmt: skip
+_TAKEN = (errno.EEXIST, errno.ENOTEMPTY, errno.ENOTDIR)
+
+
+def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
+    """A new run's folder with its run.json, and the config with its name filled in.
+
+    The folder is built under a dot-name and renamed, so whoever sees it sees all of it, and of two runs that want one
+    name only one gets it. Raises ConfigError where a name that was asked for is taken or is no name.
+    """
+    faults.point("run.begin")
+    out = Path(config.out)
+    wanted = _checked_name(config.name) if config.name is not None else _name_of(config.task)
+    parents_before = next(p for p in (out, *out.absolute().parents) if p.exists())
+    out.mkdir(parents=True, exist_ok=True)
+    draft = out / f".{wanted}.{os.getpid()}"
+    try:
+        for attempt in range(1, 1000 if config.name is None else 2):
+            name = wanted if attempt == 1 else f"{wanted}-{attempt}"
+            named = config.model_copy(update={"name": name})
+            draft.mkdir(exist_ok=True)
+            _write(draft / "run.json", {**describe(kind, named), **more})
+            try:
+                # Where another folder bears the name, this fails, for none is empty.
+                draft.rename(out / name)
+            except OSError as err:
+                if err.errno not in _TAKEN:
+                    raise
+                continue
+            _sync(out)
+            faults.point("run.written")
+            return out / name, named
+        raise ConfigError(
+            f"name: expected one that is free, but {str(out / wanted)!r} is there already; "
+            f"write another --name, or go on with `evo resume {wanted}`"
+        )
+    except (OSError, ConfigError):
+        shutil.rmtree(draft, ignore_errors=True)
+        _remove_empty(out, parents_before)
+        raise
+
+
+def describe(kind: str, config: Config) -> dict[str, Any]:
+    """Enough to run it again: config, versions, revision, processor."""
+    return {
+        "name": config.name,
+        "kind": kind,
+        "task": config.task,
+        "seed": config.seed,
+        "config": config.model_dump(mode="json"),
+        "versions": versions(),
+        "processor": processor(),
+        "git": git_revision(),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def find(run: str | os.PathLike[str], out: str | os.PathLike[str] = "runs") -> Path:
+    """The folder of a run, given that folder or its name under `out`. Raises ConfigError where there is none."""
+    for folder in (Path(run), Path(out) / run):
+        if (folder / "run.json").exists():
+            return folder
+    names = [folder.name for folder in folders(out)]
+    close = difflib.get_close_matches(Path(run).name, names, n=1)
+    cure = f"write {close[0]}" if close else "`evo runs` lists them"
+    raise ConfigError(f"run: there is no run {str(run)!r}, neither as a folder nor in {str(out)!r}; {cure}")
+
+
+def folders(out: str | os.PathLike[str] = "runs") -> list[Path]:
+    """Every folder of a run under `out`, by name."""
+    if not Path(out).is_dir():
+        return []
+    return sorted(f for f in Path(out).iterdir() if not f.name.startswith(".") and (f / "run.json").is_file())
+
+
+def discard(folder: Path) -> None:
+    """Removes the folder of a run that came to nothing: one without a single event."""
+    if not any((folder / "events").glob("*.parquet")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def versions() -> dict[str, str]:
+    """Python's and those of every library that results depend on, as installed."""
+    found = {"python": platform.python_version()}
+    for name in DISTRIBUTIONS:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def processor() -> str:
+    """The type of CPU: results repeat bit for bit on one type."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{platform.machine()} {line.partition(':')[2].strip()}"
+    return f"{platform.machine()} {platform.processor()}".strip()
+
+
+def git_revision() -> str | None:
+    """Of this package's own repository, `+` appended where files differ from it; None where it is not in one."""
+    home = Path(__file__).resolve().parent.parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(home), *words], capture_output=True, text=True, timeout=10, check=True)
+        return done.stdout.strip()
+
+    try:
+        # Installed into an environment inside somebody's repository, that repository says nothing about us.
+        if Path(git("rev-parse", "--show-toplevel")) != home:
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in ("mlflow.db", "mlartifacts"):
+        raise ConfigError(
+            f"name: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, got {name!r}; "
+            "write for example name: first-try"
+        )
+    return name
+
+
+def _name_of(task: str) -> str:
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', task).strip('-') or 'run'}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    _sync(path.parent)
+
+
+def _sync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _remove_empty(folder: Path, keep: Path) -> None:
+    """Takes away the folders made on the way to `folder`, as long as they are empty."""
+    folder, keep = folder.absolute(), keep.absolute()
+    with contextlib.suppress(OSError):
+        while folder != keep:
+            folder.rmdir()
+            folder = folder.parent

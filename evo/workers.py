@@ -1,0 +1,83 @@
+"""Who runs a tournament's trials: this process, or a pool of Ray actors. Both give the same results, bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from evo.task import Task
+from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
+
+
+class InProcess:
+    """Trials one after the other, right here."""
+
+    def __init__(self, task: Task) -> None:
+        self._task = task
+
+    def __call__(self, parent: Body, requests: Sequence[TrialRequest]) -> list[TrialResult]:
+        return [attempt(self._task, parent, request) for request in requests]
+
+
+@contextlib.contextmanager
+def make_runner(workers: int, task: Task) -> Iterator[TrialRunner]:
+    """A runner on `workers` processes, 0 for this one, with all that it needs started before and ended after.
+
+    Arithmetic runs on one thread meanwhile, as it does in every worker: the order of a sum depends on their number.
+    Raises ConfigError where this machine cannot hold so many.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        if workers == 0:
+            yield InProcess(task)
+            return
+        # Ray takes a second to import: only those who want it pay.
+        from evo import cluster
+        from evo.pool import RayPool
+
+        device = device_of(task)
+        cluster.check_workers(workers, beside=0.0)
+        with cluster.session(device), contextlib.closing(RayPool.of(task, workers, device)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)
+
+
+def device_of(task: Task) -> torch.device:
+    """Where the task's data lie, and hence where it is computed on."""
+    device: torch.device = task.splits["train"].x.device
+    return device
+
+
+def attempt(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
+    """`run_trial`; a fork for which there is not enough memory has lost, and the run goes on."""
+    began = time.perf_counter()
+    try:
+        return run_trial(task, parent, request)
+    except (MemoryError, torch.OutOfMemoryError):
+        pass
+    except RuntimeError as error:
+        # What PyTorch's allocator for the CPU says, in a class of no more precise name.
+        if "can't allocate memory" not in str(error):
+            raise
+    return lost(task, parent, request, time.perf_counter() - began)
+
+
+def lost(task: Task, parent: Body, request: TrialRequest, seconds: float) -> TrialResult:
+    """The result of a trial that could not be run to its end: diverged, with the network that it started from."""
+    return TrialResult(
+        arm=request.arm,
+        seed=request.seed,
+        growth=np.full(len(task.splits["growth"]), np.nan),
+        audit=np.full(len(task.splits["audit"]), np.nan),
+        body=parent if request.start is None else request.start,
+        train_loss=float("nan"),
+        norm=float("nan"),
+        diverged=True,
+        seconds=seconds,
+    )

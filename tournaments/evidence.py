@@ -1,0 +1,73 @@
+"""Evidence: what one probe pass over training data sees at every layer. All screening and analysis read this object.
+
+n samples, t positions of a picture that share weights (1 for dense layers), p link columns, q link rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search_spaces.network import Network
+from tournaments.objective import Kind, losses, sampled
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """x, y: the samples. activations: layer -> (n, ...) what it feeds onwards, "input" included.
+
+    gradients: layer -> (n, ...) *negative* per-sample loss gradients at its pre-activations, nats per unit.
+    fisher: the same with labels sampled from the model, whose second moment is the Fisher matrix. loss: nats, the mean.
+    """
+
+    kind: Kind
+    x: Tensor
+    y: Tensor
+    activations: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    fisher: Mapping[str, Tensor]
+    loss: float
+
+    @property
+    def samples(self) -> int:
+        return len(self.x)
+
+
+def collect(network: Network, x: Tensor, y: Tensor, kind: Kind, rng: np.random.Generator) -> Evidence:
+    """One forward and two backward passes in evaluation mode. rng: draws the model's labels.
+
+    x: (n, *shape), y: (n,) or (n, q), training data.
+    """
+    training = network.training
+    network.eval()
+    pre: dict[str, Tensor] = {}
+    act: dict[str, Tensor] = {"input": x}
+
+    def tap(name: str, value: Tensor) -> Tensor:
+        kind_of, _, layer = name.partition(":")
+        if kind_of == "pre":
+            pre[layer] = value
+        else:
+            act[layer] = value.detach()
+        return value
+
+    outputs = network(x, tap)
+    per_sample = losses(kind, outputs, y)
+    imagined = losses(kind, outputs, sampled(kind, outputs, rng))
+    nodes = list(pre.values())
+    real = torch.autograd.grad(per_sample.sum(), nodes, retain_graph=True)
+    model = torch.autograd.grad(imagined.sum(), nodes)
+    network.train(training)
+    return Evidence(
+        kind=kind,
+        x=x,
+        y=y,
+        activations=act,
+        gradients={layer: -g for layer, g in zip(pre, real, strict=True)},
+        fisher={layer: -g for layer, g in zip(pre, model, strict=True)},
+        loss=float(per_sample.detach().mean()),
+    )

@@ -1,0 +1,85 @@
+"""Findings: the evidence of one decision with the statistics of its places, computed once, when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search_spaces.network import Network, Place
+from tournaments.evidence import Evidence
+from tournaments.place import GramCache, PlaceStatistics, Residual, residual, statistics
+
+
+class Findings:
+    """What proposers read.
+
+    grow, trim: parameters that a candidate may add, or take away. draw: a generator by purpose, so that one proposer's
+    draws do not depend on another's.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        evidence: Evidence,
+        grow: int,
+        trim: int,
+        draw: Callable[[str], np.random.Generator],
+        cache: GramCache | None = None,
+    ) -> None:
+        self.network, self.evidence, self.grow, self.trim, self.draw = network, evidence, grow, trim, draw
+        self.places = {p.layer: p for p in network.places()}
+        self._cache = cache or GramCache()
+        self._statistics: dict[str, PlaceStatistics] = {}
+        self._residuals: dict[str, Residual] = {}
+
+    def statistics(self, layer: str) -> PlaceStatistics:
+        """Gram matrices of the place."""
+        if layer not in self._statistics:
+            self._statistics[layer] = statistics(self.network, self.places[layer], self.evidence, self._cache)
+        return self._statistics[layer]
+
+    def residual(self, layer: str) -> Residual:
+        """Its features with each row's own regressed out."""
+        if layer not in self._residuals:
+            self._residuals[layer] = residual(self.statistics(layer))
+        return self._residuals[layer]
+
+    def linked(self, source: str, target: str) -> bool:
+        """Whether the network has this link."""
+        return f"links.{source}>{target}" in self.network.masks()
+
+    def sources(self, layer: str) -> list[str]:
+        """Layers linked into `layer`."""
+        place: Place = self.places[layer]
+        return [s for s in place.sources if self.linked(s, layer)]
+
+    def consumers(self, layer: str) -> list[str]:
+        """Layers that `layer` is linked into."""
+        return [t for t in self.places if self.linked(layer, t)]
+
+    def mask(self, source: str, target: str) -> Tensor:
+        """(q, p) bool, the active edges of a link."""
+        name = self.network.masks()[f"links.{source}>{target}"]
+        mask = self.network.get_buffer(name)
+        return mask.reshape(len(mask), -1).bool()
+
+    def weight(self, source: str, target: str) -> Tensor:
+        """(q, p) the weights of a link."""
+        weight = self.network.get_parameter(f"links.{source}>{target}").detach()
+        return weight.reshape(len(weight), -1)
+
+    def features(self, source: str, target: str) -> Tensor:
+        """(r, p): what `source` shows `target`, position by position."""
+        return self.network.lift(source, target, self.evidence.activations[source]).flatten(0, 1)
+
+    def column_mask(self, layer: str, sources: list[str]) -> Tensor:
+        """(q, p+1) bool: the columns of these sources, in the statistics of `layer`, for every row."""
+        stats = self.statistics(layer)
+        allowed = torch.zeros_like(stats.present)
+        for source in sources:
+            first, last = stats.columns[source]
+            allowed[:, first:last] = True
+        return allowed
