@@ -73,7 +73,10 @@ def resume(
             f"data: run {opened.name} began with other data than {task.name} holds now; "
             "restore the file or folder as it was, or start a new run"
         )
-    return _drive(str(info["kind"]), config, task, folder, progress or silent)
+    progress = progress or silent
+    for caution in _cautions(opened):
+        progress({"stage": "note", "text": caution})
+    return _drive(str(info["kind"]), config, task, folder, progress)
 
 
 def fingerprint(task: Task) -> str:
@@ -102,7 +105,7 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
     if in_memory != (checked.task == IN_MEMORY):
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     loaded = _load(checked, task if in_memory else None)
-    folder, named_config = run_folder.create(kind, _findable_later(checked), data_sha256=fingerprint(loaded))
+    folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded))
     try:
         return _drive(kind, named_config, loaded, folder, progress)
     except BaseException:
@@ -126,12 +129,22 @@ def _load(config: Config, in_memory: Any) -> Task:
     return task.to(place)
 
 
-def _findable_later(config: Config) -> Config:
-    """The config with paths that hold from whatever folder the run is resumed."""
-    if config.data.path is None:
-        return config
-    data = config.data.model_copy(update={"path": str(Path(config.data.path).absolute())})
-    return config.model_copy(update={"data": data})
+def _settled(config: Config, task: Task) -> Config:
+    """The config as it must be read again later: on the same device, from whatever folder, on whatever machine."""
+    path = config.data.path and str(Path(config.data.path).absolute())
+    data = config.data.model_copy(update={"path": path})
+    return config.model_copy(update={"device": str(task.splits["train"].x.device), "data": data})
+
+
+def _cautions(run: Run) -> Iterator[str]:
+    """What the user of a resumed run should know."""
+    if run.test is not None and not run.finished:
+        yield "the test set was read when this run first ended; what joins the front now has no test figures"
+    now = {**run_folder.versions(), "processor": run_folder.processor()}
+    then = {**(run.info.get("versions") or {}), "processor": run.info.get("processor")}
+    for name in ("torch", "numpy", "scipy", "processor"):
+        if then.get(name) not in (None, now.get(name)):
+            yield f"begun with {name} {then[name]}, goes on with {now.get(name)}: results may differ in the last bits"
 
 
 def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progress) -> Run:
@@ -142,7 +155,8 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     # Beside its cycles, a life has a last stretch in which it only learns.
     cycles = Plan.of(config, len(task.splits["train"])).cycles + 1
     deadline = None if config.budget is None else time.monotonic() + config.budget
-    with _one_thread(), Stop(lambda: progress({"stage": "note", "text": "stopping after this decision ..."})) as stop:
+    patience = {"stage": "note", "text": "stopping after this decision ..."}
+    with run_folder.locked(folder), _one_thread(), Stop(lambda: progress(patience)) as stop:
         progress(
             {
                 "stage": "start", "run": str(folder), "kind": kind, "task": task.name, "seed": config.seed,

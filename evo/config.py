@@ -67,7 +67,10 @@ class TrainingConfig(Section):
     batch_size: int = Field(default=64, ge=1, description="samples a step")
     learning_rate: float = Field(default=5e-3, gt=0, description="of AdamW, at the start")
     final_rate: Fraction = Field(default=0.02, description="the cosine ends at this share of learning_rate")
-    weight_decay: float = Field(default=1e-4, ge=0, description="of AdamW")
+    weight_decay: float | None = Field(default=None, ge=0, description="of AdamW; empty: as decay_epochs says")
+    decay_epochs: float = Field(
+        default=25.0, gt=0, description="epochs over which AdamW's decay forgets a weight, at the full rate"
+    )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="of AdamW: how slowly it forgets gradients")
     beta2: float = Field(
         default=0.99, ge=0, lt=1, description=".99, not .999: a slot's age is forgotten after 1,700 steps"

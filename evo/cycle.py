@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from evo import events
-from evo.config import Config
+from evo.config import Config, TrainingConfig
 from evo.data import Split, Task
 from evo.life import Life, Plan
 from evo.training import Session, Trained, batch_orders, cosine_rates, held_out_losses, predict
@@ -58,6 +58,7 @@ class Surroundings:
         rng = keyed(config.seed, network, "evidence")
         count = min(config.tournament.evidence_samples, len(train.x))
         index = np.sort(rng.choice(len(train.x), count, replace=False))
+        config = config.model_copy(update={"training": resolved(config.training, len(train.x))})
         return Surroundings(
             config,
             task,
@@ -73,6 +74,16 @@ class Surroundings:
         e = self.config.economy
         samples = len(self.task.splits["train"].x)
         return economy.price(life.step / self.plan.total, samples, e.price, e.final_price)
+
+
+def resolved(training: TrainingConfig, samples: int) -> TrainingConfig:
+    """With the weight decay that `decay_epochs` stands for. What a weight forgets over is a number of *epochs*, whatever
+    the data's size (Wang & Aitchison 2024): rate · decay · steps an epoch = 1 / decay_epochs.
+    """
+    if training.weight_decay is not None:
+        return training
+    steps = max(samples / min(training.batch_size, samples), 1.0)
+    return training.model_copy(update={"weight_decay": 1 / (training.learning_rate * steps * training.decay_epochs)})
 
 
 def information(task: Task, losses: np.ndarray) -> float:  # type: ignore[type-arg]

@@ -28,6 +28,7 @@ POINTS: tuple[str, ...] = (
     "mlflow.cursor",
     # one snapshot
     "snapshot.begin",
+    "snapshot.part",
     "snapshot.saved",
     "snapshot.committed",
     # the run as a whole

@@ -21,8 +21,8 @@ from evo.mlflow_queue import pending
 from evo.recorder import RecordError
 
 NICENESS = 10
-POLL = 3.0  # seconds between looks at the folder
-SHARE = 0.05  # of the time at most is spent draining while the run goes on
+POLL = (3.0, 15.0)  # seconds between looks at the folder, least and most
+SHARE = 0.05  # of one CPU that draining should cost while the run goes on
 
 log = logging.getLogger("evo.mlflow")
 
@@ -71,11 +71,11 @@ class Mirror:
 def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
     """Drains whatever is new until the pipe ends, and once more after that. Returns whether all was drained."""
     down = False
-    pause = POLL
+    pause = POLL[0]
     last = False
     while not last:
         last = bool(select.select([pipe], [], [], pause)[0])
-        begun = time.monotonic()
+        spent = time.process_time()
         try:
             if pending(folder, tracking_uri):
                 drain(folder, tracking_uri)
@@ -84,7 +84,7 @@ def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
             if not down:  # one line for an outage, however long
                 print(error, flush=True)
             down = True
-        pause = max(POLL, (time.monotonic() - begun) / SHARE)
+        pause = min(max(POLL[0], (time.process_time() - spent) / SHARE), POLL[1])
     return not down
 
 

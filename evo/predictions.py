@@ -92,8 +92,22 @@ def _raw(preprocessing: Mapping[str, Any], file: Path) -> Any:
                 f"data (--data): this network learned from a table, got the array {str(file)!r}; write a .parquet or "
                 f".csv file with the columns {names}"
             )
-        return file
+        return _columns(preprocessing["inputs"]["columns"], file)
     return _array(file) if suffix in ARRAYS else _numeric(file, int(np.prod(preprocessing["inputs"]["shape"])))
+
+
+def _columns(recipe: tables.Recipe, file: Path) -> pa.Table:
+    """The table in a file, with every column that the recipe asks for."""
+    table = tables.read(file, [entry["name"] for entry in recipe if entry["sort"] == "text"])
+    missing = [entry["name"] for entry in recipe if entry["name"] not in table.column_names]
+    if missing:
+        shown = ", ".join(table.column_names[:12]) + (", ..." if table.num_columns > 12 else "")
+        raise PredictionError(
+            f"data (--data): expected the columns that the network learned from, but {str(file)!r} has no "
+            f"{', '.join(repr(name) for name in missing[:5])}{', ...' if len(missing) > 5 else ''}, only {shown}; "
+            "add what is missing, with empty cells where a value is not known"
+        )
+    return table
 
 
 def _array(file: Path) -> NDArray[Any]:

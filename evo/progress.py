@@ -86,10 +86,8 @@ class LiveTable:
         self._began = clock()
         self._at_birth: dict[str, int] = {}
         self._note = ""
-        self._live = Live(
-            console=console, get_renderable=self.render, refresh_per_second=4, redirect_stdout=False,
-            vertical_overflow="crop",
-        )  # fmt: skip
+        # What libraries print meanwhile goes above the table.
+        self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="crop")
 
     def __enter__(self) -> LiveTable:
         self._live.start()

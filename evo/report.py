@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from evo import books, front
+from evo.drawing import count
 from evo.markup import bullets, nats, quality, share, signed, table, text, tiny, whole
 from evo.plots import PICTURES
 
@@ -88,7 +89,7 @@ def failures(run: Run) -> list[str]:
     diverged = events[(events["kind"] == "candidate") & books.true(events["diverged"])]
     if len(diverged):
         kinds = ", ".join(f"{action} {n}" for action, n in diverged["action"].value_counts().items())
-        lines.append(f"{len(diverged)} candidates diverged and lost their trials ({kinds})")
+        lines.append(f"{count(len(diverged), 'candidate')} diverged and lost the trial: {kinds}")
     return lines
 
 

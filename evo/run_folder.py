@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import difflib
 import errno
+import fcntl
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -96,6 +97,20 @@ def folders(out: str | os.PathLike[str] = "runs") -> list[Path]:
     if not Path(out).is_dir():
         return []
     return sorted(f for f in Path(out).iterdir() if not f.name.startswith(".") and (f / "run.json").is_file())
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process from working on the same run. Ends with the process, however that ends."""
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"run: expected {folder.name} to be at rest, but another process is at work on it; "
+                "wait for that one, or stop it with Ctrl-C"
+            ) from None
+        yield
 
 
 def discard(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable
@@ -53,4 +54,6 @@ class Stop:
         if self.asked is not None:
             raise KeyboardInterrupt
         self.asked = number
-        self._heard()
+        # The signal may have come in the middle of a print, and Python's streams cannot be entered twice.
+        with contextlib.suppress(RuntimeError):
+            self._heard()

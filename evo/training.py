@@ -74,6 +74,7 @@ class Session:
     ) -> None:
         self.network, self.state, self.data, self.kind, self.config = network, state, data, kind, config
         self.device = data.x.device
+        self.decay = config.weight_decay or 0.0
         self.capture = self.device.type == "cuda" if capture is None else capture
         self.parameters = dict(network.named_parameters())
         self.index: dict[str, Tensor | None] = {}
@@ -168,7 +169,7 @@ class Session:
             beta1=self.config.beta1,
             beta2=self.config.beta2,
             lr=self.rates.index_select(0, self.at).view(()),
-            weight_decay=self.config.weight_decay,
+            weight_decay=self.decay,
             eps=EPSILON,
             maximize=False,
         )
@@ -192,7 +193,7 @@ class Session:
             [
                 rate / (1 - self.config.beta1**t),
                 1 / np.sqrt(1 - self.config.beta2**t),
-                1 - rate * self.config.weight_decay,
+                1 - rate * self.decay,
             ],
             axis=1,
         )

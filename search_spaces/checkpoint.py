@@ -192,11 +192,11 @@ def _fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) 
             )
         if not _same_kind(found[name].dtype, tensor.dtype):
             raise CheckpointError(f"{where}: {name} holds {found[name].dtype}, expected {tensor.dtype}")
-    if len({t.dtype for t in found.values() if t.is_floating_point()}) > 1:
-        raise CheckpointError(f"{where}: tensors of several floating-point types; take another snapshot")
     spare = sorted(set(found) - set(wanted))
     if spare:
         raise CheckpointError(f"{where}: tensor {spare[0]!r} is unknown to the blueprint")
+    if len({t.dtype for t in found.values() if t.is_floating_point()}) > 1:
+        raise CheckpointError(f"{where}: tensors of several floating-point types; take another snapshot")
 
 
 def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:

@@ -111,6 +111,14 @@ class Network(nn.Module, ABC):
             int(buffers[masks[name]].sum()) if name in masks else p.numel() for name, p in self.named_parameters()
         )
 
+    def multiply_adds(self) -> int:
+        """Of one sample: every active weight of a link, once a position."""
+        positions = {place.layer: place.positions for place in self.places()}
+        buffers = dict(self.named_buffers())
+        return sum(
+            int(buffers[mask].sum()) * positions.get(name.rpartition(">")[2], 1) for name, mask in self.masks().items()
+        )
+
 
 @torch.no_grad()
 def active(network: Network) -> dict[str, Tensor]:

@@ -3,41 +3,76 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from search_spaces.families.mlp import Mlp
+from search_spaces.families import Convnet, Mlp
+from search_spaces.network import Network
+
+Picture = tuple[int, int, int]
 
 
-@torch.no_grad()
-def seed_mlp(
-    inputs: int, hidden: tuple[int, ...], outputs: int, density: float, activation: str, rng: np.random.Generator
-) -> Mlp:
-    """A chain of layers, each matrix connected at `density`, He-scaled to the fan-in that a unit really has.
+def seed(
+    settings: Mapping[str, Any],
+    shape: Sequence[int],
+    picture: Picture | None,
+    outputs: int,
+    rng: np.random.Generator,
+) -> Network:
+    """A network of the family, layer sizes, activation and density that `settings` names, for this task.
 
-    Every hidden unit gets at least one input and one output, and every output at least one input: a unit that lacks
-    either side never wakes up. Raises ValueError for a density or layer size that cannot be.
+    settings: family, hidden, density, activation. Raises ValueError naming the setting that cannot be.
     """
-    if not 0 < density <= 1:
-        raise ValueError(f"network.density: expected more than 0 and at most 1, got {density}")
-    names = ["input", *(f"hidden{i}" for i in range(1, len(hidden) + 1)), "output"]
-    sizes = [inputs, *hidden, outputs]
-    links = list(zip(names[:-1], names[1:], strict=True))
-    network = Mlp(list(zip(names, sizes, strict=True)), links, activation)
-    for (source, target), p, q in zip(links, sizes[:-1], sizes[1:], strict=True):
-        mask = _sparse(q, p, max(1, round(density * p * q)), source != "input", rng)
-        fan_in = np.maximum(mask.sum(axis=1, keepdims=True), 1)
-        gain = 1.0 if target == "output" else 2.0
-        weight = rng.standard_normal((q, p)) * np.sqrt(gain / fan_in) * mask
-        link = f"{source}>{target}"
-        network.links[link].copy_(torch.from_numpy(weight))
-        network.mask.get_buffer(link).copy_(torch.from_numpy(mask.astype(np.float32)))
+    family, hidden = str(settings["family"]), [int(units) for units in settings["hidden"]]
+    if family not in SEEDS:
+        raise ValueError(f"network.family: expected one of {', '.join(SEEDS)}, got {family!r}")
+    if picture is None and family == "convnet":
+        raise ValueError("network.family: a convnet needs pictures, but this task has none; write mlp")
+    network = SEEDS[family](math.prod(shape), picture or (1, 1, 1), hidden, outputs, str(settings["activation"]))
+    connect(network, float(settings["density"]), rng)
     return network
 
 
-def _sparse(q: int, p: int, count: int, feed_columns: bool, rng: np.random.Generator) -> np.ndarray:  # type: ignore[type-arg]
-    """(q, p) bool with about `count` edges, spread evenly: every row one, and every column too if asked for."""
+def _mlp(inputs: int, picture: Picture, hidden: Sequence[int], outputs: int, activation: str) -> Network:
+    names = ["input", *(f"hidden{i}" for i in range(1, len(hidden) + 1)), "output"]
+    layers = list(zip(names, [inputs, *hidden, outputs], strict=True))
+    return Mlp(layers, list(zip(names[:-1], names[1:], strict=True)), activation)
+
+
+def _convnet(inputs: int, picture: Picture, hidden: Sequence[int], outputs: int, activation: str) -> Network:
+    names = ["input", *(f"channel{i}" for i in range(1, len(hidden) + 1)), "output"]
+    return Convnet(picture, list(zip(names, [picture[0], *hidden, outputs], strict=True)), activation)
+
+
+SEEDS: Mapping[str, Callable[[int, Picture, Sequence[int], int, str], Network]] = {"mlp": _mlp, "convnet": _convnet}
+
+
+@torch.no_grad()
+def connect(network: Network, density: float, rng: np.random.Generator) -> None:
+    """Draw every mask at `density` and weights He-scaled to the fan-in that a unit really has.
+
+    Every unit gets at least one input, and every hidden unit at least one output: one that lacks either never wakes up.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f"network.density: expected more than 0 and at most 1, got {density}")
+    for name, mask_name in network.masks().items():
+        weight, mask = network.get_parameter(name), network.get_buffer(mask_name)
+        q, p = len(weight), weight[0].numel()
+        source, _, target = name.removeprefix("links.").rpartition(">")
+        drawn = _sparse(q, p, max(1, round(density * p * q)), source != "input", rng)
+        fan_in = np.maximum(drawn.sum(axis=1, keepdims=True), 1)
+        gain = 1.0 if target == "output" else 2.0
+        values = rng.standard_normal((q, p)) * np.sqrt(gain / fan_in) * drawn
+        weight.copy_(torch.from_numpy(values).view(weight.shape))
+        mask.copy_(torch.from_numpy(drawn).view(mask.shape))
+
+
+def _sparse(q: int, p: int, count: int, feed_columns: bool, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """(q, p) with about `count` edges, spread evenly: every row one, and every column too if asked for."""
     mask = np.zeros((q, p), dtype=bool)
     columns = rng.permutation(p)
     for row in range(q):
@@ -52,9 +87,8 @@ def _sparse(q: int, p: int, count: int, feed_columns: bool, rng: np.random.Gener
     return mask
 
 
-def density_for(inputs: int, hidden: tuple[int, ...], outputs: int, parameters: int) -> float:
-    """The density at which a chain of these layers has about `parameters` active weights and biases."""
+def density_for(inputs: int, hidden: Sequence[int], outputs: int, parameters: int) -> float:
+    """The density at which an mlp of these layers has about `parameters` active weights and biases."""
     sizes = [inputs, *hidden, outputs]
     cells = sum(p * q for p, q in zip(sizes[:-1], sizes[1:], strict=True))
-    free = parameters - sum(sizes[1:])
-    return min(1.0, max(free, 1) / cells) if cells else math.nan
+    return min(1.0, max(parameters - sum(sizes[1:]), 1) / cells)

@@ -190,7 +190,8 @@ def write(folder: Path, lives: list[list[dict[str, Any]]], kind: str = "grow", *
     for rows in lives:
         if rows:
             name = f"{rows[0]['network']}-000000.parquet"
-            pq.write_table(pa.Table.from_pylist(rows, schema=events.SCHEMA), folder / "events" / name)
+            numbered = [{**r, "seq": i} for i, r in enumerate(rows)]
+            pq.write_table(pa.Table.from_pylist(numbered, schema=events.SCHEMA), folder / "events" / name)
     config = {
         "task": "digits",
         "seed": 7,

@@ -185,6 +185,20 @@ def test_a_table_is_found_again_from_elsewhere(fake: type[FakeGrower], tmp_path:
         evo.resume(tmp_path / "runs" / "mine")
 
 
+def test_a_resumed_run_says_what_is_different_now(fake: type[FakeGrower]) -> None:
+    run = evo.grow("parity:4", budget=1e-9, name="a", **QUIET)
+    page = run.folder / "run.json"
+    page.write_text(json.dumps({**run.info, "versions": {"torch": "1.0"}}))
+    (run.folder / "report").mkdir()
+    (run.folder / "report" / "front.json").write_text('{"front": []}')
+    told: list[Mapping[str, Any]] = []
+    evo.resume("a", progress=told.append)
+    notes = [update["text"] for update in told if update["stage"] == "note"]
+    assert len(notes) == 2
+    assert "no test figures" in notes[0]
+    assert notes[1].startswith("begun with torch 1.0, goes on with ")
+
+
 def test_search_is_stopped_and_resumed_alike(fake: type[FakeGrower], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

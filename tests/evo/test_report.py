@@ -146,7 +146,7 @@ def test_what_failed_is_listed(tmp_path: Path) -> None:
     rows.append(row("failed", network="n000", seq=len(rows), reason="out of memory"))
     lines = report.failures(Run.open(write(tmp_path / "r", [rows])))
     assert lines[0] == "n000 failed: out of memory"
-    assert lines[1].startswith("1 candidate diverged and lost its trial")
+    assert lines[1].startswith("1 candidate diverged and lost the trial: ")
 
 
 def test_whatever_a_file_says_is_text_on_the_page(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def run(tmp_path: Path) -> Run:
 
 
 def test_a_missing_folder_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="there is no folder .*evo runs") as error:
+    with pytest.raises(RunError, match=r"there is no folder .*evo runs") as error:
         Run.open(tmp_path / "nowhere")
     assert "\n" not in str(error.value)
 

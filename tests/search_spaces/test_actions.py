@@ -123,7 +123,7 @@ def test_actions_are_frozen_and_hashable() -> None:
     ],
 )
 def test_bad_json_is_one_clear_error(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match="as `to_json` writes|write one of") as caught:
+    with pytest.raises(ValueError, match=r"as `to_json` writes|write one of") as caught:
         from_json(text)
     assert told in str(caught.value)
     assert len(str(caught.value)) < 400

@@ -31,8 +31,8 @@ def plain(network: Network) -> nn.Sequential:
     for link in ("input>channel1", "channel1>channel2"):
         source, _, target = link.partition(">")
         sizes = network.axis_sizes()
-        conv = nn.Conv2d(sizes[source], sizes[target], 3, padding=1, bias=False)
-        norm = nn.BatchNorm2d(sizes[target])
+        conv = nn.Conv2d(sizes[source], sizes[target], 3, padding=1, bias=False, dtype=torch.float64)
+        norm = nn.BatchNorm2d(sizes[target], dtype=torch.float64)
         norm.load_state_dict({k.split(".")[2]: t for k, t in tensors.items() if k.startswith(f"norms.{target}.")})
         conv.weight.data = weight(link)
         modules += [conv, norm, nn.ReLU(), nn.MaxPool2d(2)]
@@ -41,7 +41,7 @@ def plain(network: Network) -> nn.Sequential:
         linear = nn.Linear(1, 1)
         linear.weight.data, linear.bias.data = weight(link), tensors[f"biases.{link.partition('>')[2]}"].detach()
         modules += [linear, nn.ReLU()]
-    return nn.Sequential(*modules[:-1]).double().eval()
+    return nn.Sequential(*modules[:-1]).eval()
 
 
 def test_forward_is_that_of_plain_modules() -> None:

@@ -1,0 +1,246 @@
+"""Grower: holds one growing network, makes each cycle durable, and resumes by itself.
+
+A cycle is committed in two durable operations: its snapshot, then its events. The events are the word that counts: what
+a killed process had saved beyond them is done again, and comes out the same.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+from evo import events, faults
+from evo.config import Config
+from evo.cycle import Surroundings, born, figures, run_cycle, settings_json
+from evo.data import Task
+from evo.life import Life
+from evo.recorder import Recorder, read_table
+from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
+from search_spaces import checkpoint
+from search_spaces.checkpoint import CheckpointError
+from search_spaces.network import Network
+from search_spaces.optimizer_state import OptimizerState
+from search_spaces.randomness import keyed
+from search_spaces.spaces import seed
+
+
+class Grower:
+    """One network's life in a run folder. Makes it, or takes up where the folder's newest commit left it.
+
+    parent: "NETWORK/SNAPSHOT" in the same folder to start from, else a seed of the config's shape. runner: runs trials;
+    in this process where none is given. Raises ValueError, CheckpointError, RecordError.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        task: Task,
+        folder: Path,
+        network: str = "n000",
+        generation: int = 0,
+        parent: str | None = None,
+        runner: TrialRunner | None = None,
+    ) -> None:
+        self.config, self.task, self.folder = config, task, Path(folder)
+        self.network, self.generation, self.parent = network, generation, parent
+        self._began = time.monotonic()
+        self._around = Surroundings.of(config, task, network, runner or self._run_here)
+        self._recorder = Recorder(self.folder, network)
+        self._lineage: list[str] = []
+        self._peak_before = 0
+        found = self._newest()
+        if found is None:
+            self._be_born()
+        else:
+            self._take_up(found)
+
+    @property
+    def done(self) -> bool:
+        """Whether its life is over."""
+        return self.life.done
+
+    @property
+    def cycle(self) -> int:
+        """Finished cycles."""
+        return self.life.cycle
+
+    def advance(self) -> dict[str, float | int | str | bool]:
+        """One cycle, durable when this returns, with its figures. Raises RecordError or OSError where the disk fails."""
+        assert not self.done, "its life is over"
+        began = time.perf_counter()
+        limit = self.config.training.seconds
+        plan = self._around.plan
+        life = self.life
+        if limit is not None and time.monotonic() - self._began > limit and life.cycle < plan.cycles:
+            # Out of time: straight to the last stretch, where the rate falls to its end.
+            life = dataclasses.replace(life, cycle=plan.cycles, step=plan.total - plan.settle)
+        self.life, self.body, self.state, rows = run_cycle(self._around, life, self.body, self.state)
+        found = self._commit(rows, time.perf_counter() - began)
+        decision = next((r for r in rows if r["kind"] == "decision"), None)
+        return {
+            "cycle": self.life.cycle,
+            "step": self.life.step,
+            "epoch": float(rows[-1]["epoch"] or 0.0),
+            "information_nats": self.life.information,
+            **found,
+            "active_parameters": self.body.count(),
+            "peak_parameters": self.life.peak,
+            "train_loss": next((float(r["train_loss"]) for r in rows if r["train_loss"] is not None), float("nan")),
+            "action": str(decision["action"]) if decision else "",
+            "delta_parameters": int(decision["delta_parameters"]) if decision else 0,
+            "credits_nats": self.life.ledger.balance,
+            "price_nats": self._around.price(self.life),
+            "seconds": time.perf_counter() - began,
+            "done": self.done,
+        }
+
+    def close(self) -> None:
+        """Nothing is open between cycles; here so that holders need not know."""
+
+    # --- beginnings
+
+    def _be_born(self) -> None:
+        if self.parent is None:
+            self.body: Network = seed(
+                self.config.network.model_dump(),
+                self.task.shape,
+                self.task.picture,
+                self.task.outputs,
+                keyed(self.config.seed, self.network, "seed"),
+            )
+            self.state = OptimizerState.fresh(self.body)
+        else:
+            found = checkpoint.load(self.folder / "snapshots" / self.parent)
+            self._check_fit(found.network)
+            self.body, self.state = found.network, found.state or OptimizerState.fresh(found.network)
+            self._lineage = [*found.lineage, self.parent]
+            self._peak_before = int(found.extra.get("life", {}).get("peak", 0))
+        self._to_device()
+        self.life = born(self._around, self.body)
+        self.life = dataclasses.replace(self.life, peak=max(self.life.peak, self._peak_before))
+        started = events.row(
+            "started",
+            cycle=0,
+            step=0,
+            epoch=0.0,
+            parent=self.parent,
+            config=settings_json(self.config),
+            blueprint=_json(self.body.blueprint()),
+            active_parameters=self.body.count(),
+            delta_parameters=0,
+            peak_parameters=self.life.peak,
+            information_nats=self.life.information,
+            credits_nats=self.life.ledger.balance,
+        )
+        self._commit([started], 0.0)
+
+    def _newest(self) -> str | None:
+        """Folder name of the newest committed snapshot."""
+        rows = read_table(self.folder, self.network).select(["kind", "snapshot"]).to_pylist()
+        committed = [str(r["snapshot"]) for r in rows if r["kind"] == "snapshot"]
+        return committed[-1] if committed else None
+
+    def _take_up(self, name: str) -> None:
+        home = self._snapshots()
+        for stray in home.iterdir() if home.is_dir() else ():
+            if stray.name > name or stray.name.startswith("."):
+                shutil.rmtree(stray)
+        found = checkpoint.load(home / name)
+        if found.state is None or "life" not in found.extra:
+            raise CheckpointError(f"checkpoint {home / name}: holds no optimiser state or no life; it cannot go on")
+        self._check_fit(found.network)
+        self.body, self.state, self._lineage = found.network, found.state, found.lineage
+        self._to_device()
+        try:
+            self.life = Life.from_json(found.extra["life"])
+        except ValueError as err:
+            raise CheckpointError(f"checkpoint {home / name}: {err}") from err
+
+    def _check_fit(self, network: Network) -> None:
+        outputs = dict(network.axis_sizes()).get("output")
+        if outputs != self.task.outputs:
+            raise CheckpointError(
+                f"checkpoint of {self.network}: the network has {outputs} outputs, task {self.task.name} needs "
+                f"{self.task.outputs}; resume with the data that the run began with"
+            )
+
+    def _to_device(self) -> None:
+        device = self.task.splits["train"].x.device
+        self.body.to(device)
+        self.state = OptimizerState(
+            **{part: {k: t.to(device) for k, t in values.items()} for part, (values, _) in self.state.parts().items()}
+        )
+
+    # --- commits
+
+    def _commit(self, rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
+        found = figures(self.task, self.body)
+        name = f"{self.life.cycle:06d}"
+        last = rows[-1]
+        rows.append(
+            events.row(
+                "snapshot",
+                cycle=self.life.cycle,
+                step=self.life.step,
+                epoch=last["epoch"],
+                snapshot=name,
+                blueprint=_json(self.body.blueprint()),
+                active_parameters=self.body.count(),
+                peak_parameters=self.life.peak,
+                flops=self.body.multiply_adds(),
+                bytes=4 * self.body.count(),
+                information_nats=self.life.information,
+                credits_nats=self.life.ledger.balance,
+                seconds=seconds,
+                **found,
+            )
+        )
+        if self.done:
+            rows.append(
+                events.row(
+                    "finished",
+                    cycle=self.life.cycle,
+                    step=self.life.step,
+                    epoch=last["epoch"],
+                    reason=self.life.reason,
+                    active_parameters=self.body.count(),
+                    delta_parameters=0,
+                    peak_parameters=self.life.peak,
+                    information_nats=self.life.information,
+                    gain_training_nats=self.life.gain_training,
+                    gain_control_nats=self.life.gain_control,
+                    gain_fork_nats=self.life.gain_fork,
+                    trial_steps=self.life.spent,
+                )
+            )
+        faults.point("snapshot.begin")
+        extra = {
+            "life": self.life.to_json(),
+            "task": {"name": self.task.name, "kind": self.task.kind, "outputs": self.task.outputs},
+            "preprocessing": self.task.preprocessing,
+        }
+        checkpoint.save(
+            self._snapshots() / name, self.body, self.state, extra, self._lineage, lambda _: faults.point("snapshot.part")
+        )
+        faults.point("snapshot.saved")
+        stamp = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "generation": self.generation}
+        self._recorder.commit([{**row, **stamp} for row in rows])
+        faults.point("snapshot.committed")
+        return found
+
+    def _snapshots(self) -> Path:
+        return self.folder / "snapshots" / self.network
+
+    def _run_here(self, parent: Body, requests: Any) -> list[TrialResult]:
+        wanted: list[TrialRequest] = list(requests)
+        return [run_trial(self.task, parent, request) for request in wanted]
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
