@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,14 +168,18 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
             progress(update)
             stop.check()
 
+        def enough() -> bool:
+            return stop.asked is not None or (deadline is not None and time.monotonic() >= deadline)
+
         with _mirrored(folder, config):
             try:
                 if kind == "search":
                     from evo.sweep import run_search
 
-                    run_search(config, task, folder, told)
+                    run_search(config, task, folder, told, enough)
                 else:
-                    _grow_one(config, task, folder, told, deadline)
+                    _grow_one(config, task, folder, told, enough)
+                stop.check()
             except Interrupted as stopped:
                 raise Interrupted(f"stopped, and kept everything in {folder}", stopped.signum) from None
             progress({"stage": "report"})
@@ -185,14 +189,14 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     return run
 
 
-def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, deadline: float | None) -> None:
+def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enough: Callable[[], bool]) -> None:
     from evo.grower import Grower
     from evo.workers import make_runner
 
     with make_runner(config.workers, task) as runner:
         grower = Grower(config, task, folder, runner=runner)
         try:
-            while not grower.done and (deadline is None or time.monotonic() < deadline):
+            while not grower.done and not enough():
                 progress({"stage": "cycle", "network": "n000", "generation": 0, **grower.advance()})
         finally:
             grower.close()

@@ -47,12 +47,13 @@ def books(events: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for network, life in events.groupby("network", sort=True):
         told = life[~life["kind"].isin(["candidate", "choice"])]
+        steps = told[told["kind"].isin(["segment", "decision"])]  # the last row of a life repeats the sums
         known = told["information_nats"].dropna()
         birth = told.loc[told["kind"] == "started", "information_nats"].dropna()
         start = float(birth.iloc[0]) if len(birth) else math.nan
         end = float(known.iloc[-1]) if len(known) else math.nan
         parts = {
-            name: math.fsum(told[f"gain_{column}_nats"].dropna())
+            name: math.fsum(steps[f"gain_{column}_nats"].dropna())
             for name, column in (("training", "training"), ("control", "control"), ("forks", "fork"))
         }
         rows.append(

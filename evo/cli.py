@@ -6,6 +6,7 @@ import contextlib
 import functools
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,7 +188,7 @@ def predict(
     if output is not None:
         _write_table(table, output)
     if as_json:
-        _print_json({"predictions": json.loads(table.to_json(orient="records"))})
+        _print_json({"predictions": json.loads(table.to_json(orient="records", double_precision=15))})
     elif output is None:
         table.to_csv(sys.stdout, index=False)
 
@@ -202,7 +203,9 @@ def ui(
     """Serve MLflow's web page over the runs until Ctrl-C."""
     from evo.mlflow_ui import ui as served
 
-    with served(out, port, host) as page:
+    # Its workers are processes of their own, which must end with this one, however it is asked to.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with contextlib.suppress(KeyboardInterrupt), served(out, port, host) as page:
         print(f"evo: MLflow over the runs in {out} at {page.url}; Ctrl-C ends it", file=sys.stderr, flush=True)
         raise typer.Exit(page.wait())
 

@@ -29,7 +29,9 @@ _ENVIRONMENT = {
 
 
 def cpus() -> int:
-    """CPUs that this process may use: by its affinity and by its container's quota."""
+    """CPUs to be had: those of a running Ray, else of this process, by its affinity and its container's quota."""
+    if ray.is_initialized():
+        return int(_held().get("CPU", 1))
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     with contextlib.suppress(OSError, ValueError):
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -38,10 +40,17 @@ def cpus() -> int:
 
 
 def gpus(device: torch.device) -> int:
-    """GPUs that may be used on `device`: all, or the one with that number."""
+    """GPUs to be had for `device`: all, or the one with that number."""
     if device.type != "cuda":
         return 0
+    if ray.is_initialized():
+        return int(_held().get("GPU", 0))
     return torch.cuda.device_count() if device.index is None else 1
+
+
+def _held() -> dict[str, float]:
+    resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return resources
 
 
 def check_workers(workers: int, beside: float) -> None:

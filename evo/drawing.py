@@ -26,7 +26,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "Remove": ("#7a2e2e", "X"),
 }
 Corner = Literal["upper left", "upper right", "lower right"]
-_OTHER = ("#4a5563", "P")
+_OTHER = ("#4a5563", "*")
 
 
 def page(title: str, rows: int = 1, height: float = 5.0) -> tuple[Figure, list[Axes]]:
@@ -82,8 +82,10 @@ def legend(axes: Axes, handles: Sequence[Line2D], place: Corner, columns: int = 
 
 
 def mark(action: str) -> tuple[str, str]:
-    """Colour and marker of an action; of a combination, those of its first part."""
-    return MARKS.get(action.partition("+")[0], _OTHER)
+    """Colour and marker of an action; a combination is a cross in the colour of its last part."""
+    if "+" in action:
+        return MARKS.get(action.rpartition("+")[2], _OTHER)[0], "P"
+    return MARKS.get(action, _OTHER)
 
 
 def plain_log_ticks(axes: Axes, low: float, high: float) -> None:
@@ -95,11 +97,11 @@ def plain_log_ticks(axes: Axes, low: float, high: float) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
 
 
-def gain_axis(axes: Axes, unit: float) -> None:
-    """Both axes in nats: logarithmic beyond ±unit, straight between, so that gains around zero are seen too."""
-    for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-        (axes.set_xscale if name == "x" else axes.set_yscale)("symlog", linthresh=unit, linscale=0.8)
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
+def gain_scale(axes: Axes, which: Literal["x", "y"], unit: float) -> None:
+    """An axis in nats: logarithmic beyond ±unit, straight between, so that gains around zero are seen too."""
+    (axes.set_xscale if which == "x" else axes.set_yscale)("symlog", linthresh=unit, linscale=0.8)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
 
 
 def label_end(axes: Axes, x: pd.Series, y: pd.Series, text: str, colour: str, dy: float = 0.0) -> None:

@@ -47,9 +47,9 @@ def picture_lineage(run: Run) -> Figure:
                       color=INK if name in winners else MUTED, fontweight="bold" if name in winners else "normal",
                       bbox={"facecolor": "white", "edgecolor": "none", "pad": 1.2})  # fmt: skip
     children = int(people["parent"].notna().sum())
-    born = "none of them started" if not children else f"{children} of them started"
-    subtitle(figure, f"{count(len(people), 'network')}, {born} from another's snapshot. Area: parameters, "
-                     "colour: information, bold: on the front")  # fmt: skip
+    born = f"{children or 'none'} of them started from another's snapshot" if len(people) > 1 else "so there is no tree"
+    reading = "Area: parameters, colour: information, bold: on the front"
+    subtitle(figure, f"{count(len(people), 'network')}, {born}. {reading}")
     last = int(max(x for x, _ in places.values()))
     axes.set_xlim(-0.08, last + 0.62)
     axes.set_ylim(deepest + 0.7, -0.7)

@@ -12,16 +12,25 @@ import pandas as pd
 from evo.books import Share
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[object]], kinds: Sequence[str] = (), tall: bool = False) -> str:
-    """A head that begins with # is a column of numbers. kinds: a class for each row."""
+def table(
+    heads: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    kinds: Sequence[str] = (),
+    notes: Sequence[object] = (),
+    tall: bool = False,
+) -> str:
+    """A head that begins with # is a column of numbers. kinds: a class for each row. notes: a line below each row."""
     names = "".join(f'<th class="{"number" if h[0] == "#" else ""}">{text(h.lstrip("#"))}</th>' for h in heads)
     body = []
     for i, row in enumerate(rows):
+        kind = kinds[i] if i < len(kinds) else ""
         cells = "".join(
-            f'<td class="{"number" if h[0] == "#" else "reason" if h == "reason" else ""}">{text(cell)}</td>'
+            f'<td class="{"number" if h[0] == "#" else ""}">{text(cell)}</td>'
             for h, cell in zip(heads, row, strict=True)
         )
-        body.append(f'<tr class="{kinds[i] if i < len(kinds) else ""}">{cells}</tr>')
+        body.append(f'<tr class="{kind}{" noted" if notes else ""}">{cells}</tr>')
+        if notes:
+            body.append(f'<tr class="{kind}"><td class="below" colspan="{len(heads)}">{text(notes[i])}</td></tr>')
     return f'<div class="scroll{" tall" if tall else ""}"><table><tr>{names}</tr>{"".join(body)}</table></div>'
 
 
@@ -52,7 +61,8 @@ def signed(value: Any) -> str:
 
 
 def nats(value: Any) -> str:
-    return "" if pd.isna(value) else f"{value:.4f}".replace("-", "−")
+    """Four digits; + 0.0 turns a negative zero into a plain one."""
+    return "" if pd.isna(value) else f"{round(value, 4) + 0.0:.4f}".replace("-", "−")
 
 
 def tiny(value: Any) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from evo.mlflow_queue import TrackingDown, default_uri, locked
 from evo.recorder import RecordError
 
-__all__ = ["TrackingDown", "drain"]
+__all__ = ["TrackingDown", "drain", "experiment"]
 
 
 def drain(folder: Path, tracking_uri: str | None = None) -> int:
@@ -39,6 +39,16 @@ def drain(folder: Path, tracking_uri: str | None = None) -> int:
         except (MlflowException, OSError) as error:
             told = " ".join(str(error).split())[:120]
             raise TrackingDown(f"MLflow at {uri} does not answer; the events stay queued ({told})") from error
+
+
+def experiment(uri: str) -> str:
+    """Id of the experiment that holds every run of a store; MLflow's default one before the first drain."""
+    from mlflow import MlflowClient
+
+    from evo.mlflow_view import EXPERIMENT
+
+    found = MlflowClient(tracking_uri=uri, registry_uri=uri).get_experiment_by_name(EXPERIMENT)
+    return "0" if found is None else str(found.experiment_id)
 
 
 def _reach(uri: str) -> None:

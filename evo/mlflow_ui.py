@@ -10,10 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evo.mlflow_log import drain
+from evo.mlflow_log import drain, experiment
 from evo.mlflow_queue import TrackingDown, default_uri
 from evo.recorder import RecordError
 from evo.run_folder import folders
@@ -27,9 +27,10 @@ class PageError(ValueError):
 
 @dataclass(frozen=True)
 class Page:
-    """A running server and where to look at it."""
+    """A running server, and the address to look at."""
 
     process: subprocess.Popen[bytes]
+    server: str
     url: str
 
     def __enter__(self) -> Page:
@@ -78,7 +79,10 @@ def ui(runs: Path, port: int = 5000, host: str = "127.0.0.1", patience: float = 
         drain_all(runs)
     except TrackingDown as error:
         raise PageError(f"runs: {error}; make {str(runs)!r} writable, or free the disk") from error
-    return serve(default_uri(runs), (runs / "mlartifacts").as_uri(), port, host, patience)
+    page = serve(default_uri(runs), (runs / "mlartifacts").as_uri(), port, host, patience)
+    # MLflow would open on its page for language models; the table of runs is what is wanted.
+    table = f"#/experiments/{experiment(default_uri(runs))}/runs?workflowType=machine_learning"
+    return replace(page, url=f"{page.server}/{table}")
 
 
 def serve(store: str, artifacts: str, port: int, host: str = "127.0.0.1", patience: float = 90.0) -> Page:
@@ -104,7 +108,8 @@ def serve(store: str, artifacts: str, port: int, host: str = "127.0.0.1", patien
         env={**os.environ, **quiet},
         start_new_session=True,  # so that its workers can be ended with it
     )
-    page = Page(process, f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}")
+    address = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{port}"
+    page = Page(process, address, address)
     try:
         _await(page, host, port, patience)
     except BaseException:  # Ctrl-C while waiting must not leave a server behind

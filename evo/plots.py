@@ -21,7 +21,7 @@ from evo.drawing import (
     TEAL,
     count,
     empty,
-    gain_axis,
+    gain_scale,
     key,
     label_end,
     legend,
@@ -153,14 +153,20 @@ def picture_decisions(run: Run, network: str | None = None) -> Figure:
     audited = won[won["audit_nats"].notna()]
     axes.scatter(audited.index + 1.3, audited["audit_nats"], s=18, facecolors="white", edgecolors=MUTED, lw=1, zorder=4)
     handles += [key(MUTED, "o", "on the audit half", hollow=True)] if len(audited) else []
+    stayed = rows[rows["action"] == "NoChange"]
+    axes.scatter(stayed.index + 1, [0.0] * len(stayed), s=26, c=FAINT, marker="|", lw=1.6, zorder=3)
+    handles += [key(FAINT, "|", f"NoChange × {len(stayed)}", hollow=True)] if len(stayed) else []
     axes.axhline(0, c=INK, lw=0.9)
+    gains, unit = won["measured_nats"].abs(), _round_up(float(won["se_nats"].fillna(0.0).median()))
+    if float(gains.max()) > 15 * max(float(gains.median()), unit):
+        gain_scale(axes, "y", unit)
+    axes.set_xlim(0.3, len(rows) + 0.8)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("tournament" + (", ancestors' included" if rows["network"].nunique() > 1 else ""))
     axes.set_ylabel("ΔMI against NoChange, nats")
     told = f"{count(len(rows), 'tournament')}, {count(len(won), 'change')} adopted"
     subtitle(figure, f"{told}; bars: 95% intervals on the half that decided")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.18 * (high - low))  # room for the legend
+    _room_for_legend(axes)
     legend(axes, handles, "upper right", columns=min(len(handles), 4))
     return figure
 
@@ -173,9 +179,10 @@ def picture_predictions(run: Run) -> Figure:
     if not len(pairs):
         return empty(figure, axes, "no tournament was held, so there is no prediction to compare")
     predicted, measured = pairs["predicted_nats"].astype(float), pairs["measured_nats"].astype(float)
-    unit = 10.0 ** math.ceil(math.log10(max(float(measured.abs().quantile(0.2)), 1e-6)))
+    unit = _round_up(float(measured.abs().quantile(0.2)))
     won = books.true(pairs["selected"])
-    gain_axis(axes, unit)
+    gain_scale(axes, "x", unit)
+    gain_scale(axes, "y", unit)
     axes.scatter(predicted[~won], measured[~won], s=15, c=FAINT, lw=0, alpha=0.85)
     axes.scatter(predicted[won], measured[won], s=24, c=TEAL, lw=0.4, edgecolors="white", zorder=3)
     top = max(float(predicted.max()), float(measured.max()), unit) * 1.4
@@ -211,6 +218,17 @@ def reference(run: Run) -> tuple[float | None, int | None]:
     n = samples.get("train") if isinstance(samples, dict) else None
     known = isinstance(entropy, int | float) and math.isfinite(entropy)
     return float(entropy) if known else None, n if isinstance(n, int) and n > 1 else None  # type: ignore[arg-type]
+
+
+def _round_up(value: float) -> float:
+    """The power of ten at or above a gain in nats; at least a millionth."""
+    return float(10.0 ** math.ceil(math.log10(max(value, 1e-6))))
+
+
+def _room_for_legend(axes: Axes) -> None:
+    """Lifts the upper limit by a fifth of the height as it is seen, whatever the scale."""
+    seen = (axes.transScale + axes.transLimits).inverted()
+    axes.set_ylim(top=float(seen.transform((0.0, 1.2))[1]))
 
 
 def _main_network(run: Run) -> str | None:

@@ -30,7 +30,10 @@ class Birth:
     network: str
     generation: int
     parent: str | None
-    settings: Mapping[str, float | int | list[int]]
+    settings: Mapping[str, Any]
+
+    def as_tune_config(self) -> dict[str, Any]:
+        return {"birth": {**vars(self), "settings": dict(self.settings)}}
 
 
 @dataclass(frozen=True)
@@ -121,18 +124,24 @@ class Generations:
 
 @dataclass
 class Independents:
-    """Networks without parents, for ASHA: Optuna's TPE on one score, told in whatever order they end."""
+    """Networks without parents, for ASHA: Optuna's TPE on one score, told in whatever order they end.
+
+    begun: the configs of networks that a resumed search finds, in order; their settings stand.
+    """
 
     config: Config
     inputs: int
     outputs: int
     price: float
+    begun: Sequence[Config] = ()
     _asked: dict[str, optuna.Trial] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         seed = int(keyed(self.config.seed, "optuna").integers(2**31))
         sampler = optuna.samplers.TPESampler(n_startup_trials=self.config.search.population, seed=seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        for config in self.begun:
+            self._study.enqueue_trial({**growth_settings(config), "hidden": config.network.hidden[0]})
 
     @property
     def exhausted(self) -> bool:
@@ -172,9 +181,8 @@ class Draws:
             return None
         name = name_of(self._born)
         self._born += 1
-        space = {**growth_space(self.config), **seed_space(self.config)}
         sampler = optuna.samplers.RandomSampler(seed=int(keyed(self.config.seed, "drawn", name).integers(2**31)))
-        trial = optuna.create_study(sampler=sampler).ask(space)
+        trial = optuna.create_study(sampler=sampler).ask()
         settings = suggest_growth(self.config, trial) | suggest_seed(self.config, trial, self.inputs, self.outputs)
         return Birth(name, 0, None, settings)
 
@@ -187,7 +195,8 @@ def score(information: float, parameters: int, price: float) -> float:
     return information - price * parameters
 
 
-Space = dict[str, optuna.distributions.BaseDistribution]
+Range = optuna.distributions.FloatDistribution | optuna.distributions.IntDistribution
+Space = dict[str, Range]
 
 
 def growth_space(config: Config) -> Space:
@@ -196,6 +205,15 @@ def growth_space(config: Config) -> Space:
         "training.learning_rate": float_(*search.learning_rate, log=True),
         "economy.final_price": float_(*search.final_price, log=True),
         "growth.stake": float_(*search.stake),
+    }
+
+
+def growth_settings(config: Config) -> dict[str, float]:
+    """What `growth_space` ranges over, as this config has it."""
+    return {
+        "training.learning_rate": config.training.learning_rate,
+        "economy.final_price": config.economy.final_price,
+        "growth.stake": config.growth.stake,
     }
 
 
@@ -216,10 +234,9 @@ def suggest_seed(config: Config, trial: optuna.Trial, inputs: int, outputs: int)
     return {"network.hidden": hidden, "network.density": density}
 
 
-def _suggest(trial: optuna.Trial, name: str, space: optuna.distributions.BaseDistribution) -> float | int:
+def _suggest(trial: optuna.Trial, name: str, space: Range) -> float | int:
     if isinstance(space, optuna.distributions.IntDistribution):
         return trial.suggest_int(name, space.low, space.high)
-    assert isinstance(space, optuna.distributions.FloatDistribution)
     return trial.suggest_float(name, space.low, space.high, log=space.log)
 
 

@@ -85,7 +85,7 @@ class LiveTable:
         self._start: Update = {}
         self._began = clock()
         self._at_birth: dict[str, int] = {}
-        self._note = ""
+        self._note, self._over = "", False
         # What libraries print meanwhile goes above the table.
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="crop")
 
@@ -94,6 +94,8 @@ class LiveTable:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        # What stays on the screen tells what was, not what was about to be.
+        self._note, self._over = "", True
         self._live.stop()
 
     def __call__(self, update: Update) -> None:
@@ -184,7 +186,7 @@ class LiveTable:
         before = sum(self._at_birth.values())
         spent = self._clock() - self._began
         share = (ended - before) / (total - before) if total > before else 1.0
-        left = f", {_clock(spent / share - spent)} left" if 0.02 < share < 1 else ""
+        left = f", {_clock(spent / share - spent)} left" if 0.02 < share < 1 and not self._over else ""
         bar = Table.grid(padding=(0, 1))
         bar.add_row(
             ProgressBar(total=total, completed=ended, width=max(10, min(48, self._console.width - 40))),

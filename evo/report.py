@@ -67,6 +67,7 @@ def page(run: Run, images: dict[str, bytes], unread: str = "") -> str:
         pictures="".join(
             f'<img alt="{name}" src="data:image/png;base64,{base64.b64encode(data).decode("ascii")}">'
             for name, data in images.items()
+            if name != "lineage" or len(run.networks) > 1
         ),
         decisions=_decisions(run),
         books=_books(run),
@@ -181,13 +182,13 @@ def _decisions(run: Run) -> str:
         spread = f" ± {nats(d['se_nats'])}" if pd.notna(d["se_nats"]) else ""
         cells.append(
             [d["network"], whole(d["cycle"]), whole(d["step"]), d["action"], d["site"], signed(d["delta_parameters"]),
-             nats(d["predicted_nats"]), nats(d["measured_nats"]) + spread, nats(d["audit_nats"]), d["reason"]]
+             nats(d["predicted_nats"]), nats(d["measured_nats"]) + spread, nats(d["audit_nats"])]
         )  # fmt: skip
     counts = ", ".join(f"{action} {n}" for action, n in rows["action"].value_counts().items())
     rest = f" The first {MOST_DECISIONS} are shown; the others are in the events." if len(rows) > MOST_DECISIONS else ""
     lead = f"{len(rows):,} decisions: {counts}. Gains are in nats, against NoChange trained just as long.{rest}"
     kinds = ["stayed" if action == "NoChange" else "" for action in shown["action"]]
-    return f"<p>{text(lead)}</p>{table([*heads, 'reason'], cells, kinds, tall=True)}"
+    return f"<p>{text(lead)}</p>{table(heads, cells, kinds, list(shown['reason']), tall=True)}"
 
 
 def _books(run: Run) -> str:

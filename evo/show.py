@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.padding import Padding
+from rich.segment import Segments
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
@@ -19,7 +21,8 @@ from evo.progress import sparkline, thinned
 from evo.report import failures, idle
 from evo.run import Run
 
-WIDE = 140
+WIDE = 240
+ROOMY = 150
 
 
 def console() -> Console:
@@ -97,7 +100,10 @@ def print_run(run: Run, network: str | None = None, to: Console | None = None) -
         to.print(_lineage(run))
         rows, whose = _whose(run, network)
         _head(to, f"Decisions of {whose}")
-        to.print(_decisions(rows) if len(rows) else Text("none was taken", style="dim"))
+        if len(rows):
+            _print_decisions(rows, to)
+        else:
+            to.print(Text("none was taken", style="dim"))
         if network is None and rows["network"].nunique() < len(names) and len(names) > 1:
             to.print(Text("those of others: --network NAME, or --network all", style="dim"))
         _trust(run, to)
@@ -163,33 +169,41 @@ def _whose(run: Run, network: str | None) -> tuple[pd.DataFrame, str]:
     return rows, f"{name}, the best by validation" + (f", and of {', '.join(ancestors)} before it" if ancestors else "")
 
 
-def _decisions(rows: pd.DataFrame) -> Table:
-    table = _table(
-        [
-            "network",
-            "#cycle",
-            "action",
-            "site",
-            "#Δ",
-            "#now",
-            "#predicted",
-            "#measured",
-            "#audit",
-            "#information",
-            "reason",
-        ]
-    )
+def _print_decisions(rows: pd.DataFrame, to: Console) -> None:
+    """One line a decision where there is room; else fewer figures, and the reason on a line of its own."""
+    heads = ["network", "#cycle", "action", "site", "#Δ", "#now", "#predicted", "#measured", "#audit", "#information"]
+    left_out = ("site", "#predicted", "#audit") if to.width < ROOMY else ()
+    kept = [i for i, head in enumerate(heads) if head not in left_out]
+    table = _table([heads[i] for i in kept] + ([] if left_out else ["reason"]))
     for _, row in rows.iterrows():
         changed = isinstance(row["action"], str) and row["action"] != "NoChange"
-        spread = f" ± {row['se_nats']:.4f}" if changed and pd.notna(row["se_nats"]) else ""
-        gains = [_gain(row[name]) if changed else "" for name in ("predicted_nats", "measured_nats", "audit_nats")]
-        delta = f"{int(row['delta_parameters']):+,}" if changed and pd.notna(row["delta_parameters"]) else ""
-        _add(table, [
-            row["network"], _figure("cycle", row["cycle"]), row["action"], row["site"], delta,
-            _figure("parameters", row["active_parameters"]), gains[0], f"{gains[1]}{spread}", gains[2],
-            _figure("nats", row["information_nats"]), row["reason"],
-        ], "" if changed else "dim")  # fmt: skip
-    return table
+        cells = _told_of(row) if changed else _stayed(row)
+        style = "" if changed else "dim"
+        _add(table, [cells[i] for i in kept] + ([] if left_out else [row["reason"]]), style)
+    if not left_out:
+        to.print(table)
+        return
+    # The figures are laid out together, so that their columns agree, and then dealt out between the reasons.
+    lines = to.render_lines(table, to.options.update(no_wrap=True, overflow="crop"), pad=False, new_lines=True)
+    to.print(Segments(lines[0]), end="")
+    for line, reason in zip(lines[1:], rows["reason"], strict=True):
+        to.print(Segments(line), end="")
+        to.print(Padding(_cell(reason, "dim"), (0, 0, 0, 4)))
+
+
+def _told_of(row: pd.Series) -> list[object]:
+    spread = f" ± {row['se_nats']:.4f}" if pd.notna(row["se_nats"]) else ""
+    delta = f"{int(row['delta_parameters']):+,}" if pd.notna(row["delta_parameters"]) else ""
+    return [
+        row["network"], _figure("cycle", row["cycle"]), row["action"], row["site"], delta,
+        _figure("parameters", row["active_parameters"]), _gain(row["predicted_nats"]),
+        f"{_gain(row['measured_nats'])}{spread}", _gain(row["audit_nats"]), _figure("nats", row["information_nats"]),
+    ]  # fmt: skip
+
+
+def _stayed(row: pd.Series) -> list[object]:
+    now, knows = _figure("parameters", row["active_parameters"]), _figure("nats", row["information_nats"])
+    return [row["network"], _figure("cycle", row["cycle"]), row["action"], "", "", now, "", "", "", knows]
 
 
 def _trust(run: Run, to: Console) -> None:
@@ -201,7 +215,7 @@ def _trust(run: Run, to: Console) -> None:
     told = "the start of a life is not recorded" if pd.isna(residual) else f"they balance to {residual:.0e} nats"
     lines = [
         f"books: {told}",
-        f"effort: {lived:,} training steps lived, {spent:,} in forks that lost ({spent / max(lived + spent, 1):.0%} of all)",
+        f"effort: {lived:,} training steps lived, {spent:,} ({spent / max(lived + spent, 1):.0%}) in forks that lost",
     ]
     if facts.winners.n:
         lines.append(f"audits: {facts.winners.hits} of {facts.winners.n} winners' gains inside their 95% intervals "
@@ -268,8 +282,8 @@ def _figure(column: str, value: Any) -> str:
         return "-"
     if column.endswith("accuracy"):
         return f"{float(value):.1%}"
-    return f"{float(value):.3f}" if column.endswith(("nats", "r2")) else f"{int(value):,}"
+    return f"{round(float(value), 3) + 0.0:.3f}" if column.endswith(("nats", "r2")) else f"{int(value):,}"
 
 
 def _gain(value: Any) -> str:
-    return "" if value is None or pd.isna(value) else f"{float(value):.4f}"
+    return "" if value is None or pd.isna(value) else f"{round(float(value), 4) + 0.0:.4f}"

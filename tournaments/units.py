@@ -125,7 +125,7 @@ def make_pool(
     z = H @ dense.t()
     spread = z.std(dim=0).clamp(min=1e-9)
     z, weights = z / spread, weights.to(H.dtype) / spread[:, None]
-    sample = z[:: max(1, len(z) // 1024)]
+    sample = z[:: max(1, len(z) // 256)]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for sign in (1.0,) if signed else (1.0, -1.0):
         for threshold in torch.quantile(sign * sample, torch.tensor(QUANTILES, dtype=z.dtype, device=z.device), dim=0):

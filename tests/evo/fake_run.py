@@ -180,6 +180,7 @@ def life(
             active_parameters=parameters,
             peak_parameters=peak,
             information_nats=information,
+            gain_training_nats=sum(r["gain_training_nats"] or 0.0 for r in rows),
             reason="the end of its epochs",
         )
     return rows

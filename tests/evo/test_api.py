@@ -202,10 +202,10 @@ def test_a_resumed_run_says_what_is_different_now(fake: type[FakeGrower]) -> Non
 def test_search_is_stopped_and_resumed_alike(fake: type[FakeGrower], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def run_search(config: Config, task: Any, folder: Path, progress: Any) -> None:
+    def run_search(config: Config, task: Any, folder: Path, progress: Any, stop: Any) -> None:
         calls.append(config.search.networks)
         grower = FakeGrower(config, task, folder)
-        while not grower.done:
+        while not grower.done and not stop():
             progress({"stage": "cycle", "network": "n000", "generation": 0, **grower.advance()})
 
     monkeypatch.setitem(sys.modules, "evo.sweep", types.SimpleNamespace(run_search=run_search))

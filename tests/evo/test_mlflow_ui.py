@@ -19,13 +19,33 @@ import pytest
 
 from evo import mlflow_ui
 from evo.mlflow_ui import PageError
+from evo.recorder import read_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own use of SQLAlchemy
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = (
-    "--headless=new --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-dev-shm-usage --window-size=1600,1100 --remote-debugging-pipe"
-).split()
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+    "--window-size=1600,1100",
+    "--remote-debugging-pipe",
+)
+EXPANDER = "document.querySelector('.ag-cell button')"
+CURVES = (
+    "active_parameters",
+    "credits_nats",
+    "gain_nats",
+    "information_nats",
+    "train_loss",
+    "validation_accuracy",
+    "validation_information_nats",
+)
 
 
 class Browser:
@@ -70,7 +90,9 @@ class Browser:
         self.call("Page.navigate", url=url)
 
     def run(self, script: str) -> Any:
-        return self.call("Runtime.evaluate", expression=script, returnByValue=True)["result"].get("value")
+        return self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)["result"].get(
+            "value"
+        )
 
     def text(self) -> str:
         return str(self.run("document.body ? document.body.innerText : ''"))
@@ -125,35 +147,63 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
     browser.close()
 
 
-def runs_of(page: mlflow_ui.Page) -> dict[str, str]:
-    from mlflow import MlflowClient
-
-    found = MlflowClient(tracking_uri=page.url).search_runs(["1"])
-    return {run.info.run_name: run.info.run_id for run in found}
-
-
 def test_the_page_shows_the_search_its_networks_their_curves_and_the_report(
     page: mlflow_ui.Page, browser: Browser, tmp_path: Path
 ) -> None:
     pictures = Path(os.environ.get("MERISTEM_PICTURES", tmp_path))
-    browser.open(f"{page.url}/#/experiments/1/runs?workflowType=machine_learning")
+    browser.open(page.url)
     assert browser.shows("meristem", "first-search", "3 matching runs"), browser.text()
     assert "n001" not in browser.text()  # folded into its parent
-    browser.until("document.querySelector('[data-testid=expander-cell] button, .ag-cell button') !== null")
+    assert browser.until(f"{EXPANDER} !== null")
+    browser.run(f"{EXPANDER}.click()")
+    assert browser.shows("first-search", "n000", "n001"), browser.text()
     browser.picture(pictures / "runs.png")
-    print(browser.run("[...document.querySelectorAll('button')].map(b=>b.outerHTML.slice(0,200)).join('\\n')"))
-    runs = runs_of(page)
-    browser.open(f"{page.url}/#/experiments/1/runs/{runs['n001']}")
-    assert browser.shows("n001", "information_nats", "validation_accuracy", "gain_nats", "first-search")
+
+    from mlflow import MlflowClient
+
+    runs = {run.info.run_name: run.info.run_id for run in MlflowClient(tracking_uri=page.server).search_runs(["1"])}
+    at = f"{page.server}/#/experiments/1/runs"
+    browser.open(f"{at}/{runs['n001']}?workflowType=machine_learning")
+    assert browser.shows("n001", "Parent run", "first-search", "Parameters (2)", *CURVES), browser.text()
     browser.picture(pictures / "network.png")
-    browser.open(f"{page.url}/#/experiments/1/runs/{runs['n001']}/model-metrics")
-    assert browser.shows("information_nats", "active_parameters")
-    browser.until("document.querySelectorAll('.js-plotly-plot .scatterlayer path').length > 0")
+    browser.open(f"{at}/{runs['n001']}/model-metrics?workflowType=machine_learning")
+    assert browser.shows(*CURVES[:6]), browser.text()
+    drawn = "document.querySelectorAll('.js-plotly-plot .scatterlayer .point').length"
+    assert browser.until(f"{drawn} > 80"), browser.run(drawn)  # curves over steps, not single figures
     browser.picture(pictures / "curves.png")
-    browser.open(f"{page.url}/#/experiments/1/runs/{runs['first-search']}/artifacts/report/report.html")
-    assert browser.shows("report.html")
-    browser.until("document.querySelector('iframe') !== null")
-    time.sleep(2)
+    browser.open(f"{at}/{runs['first-search']}/artifacts/report/report.html?workflowType=machine_learning")
+    assert browser.shows("report.html"), browser.text()
+    assert browser.until("document.querySelector('iframe') !== null")
+    assert "The front of first-search" in browser.run("fetch(document.querySelector('iframe').src).then(r => r.text())")
     browser.picture(pictures / "report.png")
-    print(browser.run("document.querySelector('iframe').outerHTML.slice(0,300)"))
-    assert 0
+
+
+def test_a_taken_port_and_an_empty_folder_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(PageError, match="runs: expected a folder with runs"):
+        mlflow_ui.ui(tmp_path)
+    fake_run.search(tmp_path / "run", networks=2)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(PageError, match=r"port: expected one that is free .* write another --port"):
+            mlflow_ui.ui(tmp_path, taken.getsockname()[1])
+    with pytest.raises(PageError, match="port: expected one that is free"):
+        mlflow_ui.ui(tmp_path, 123456)
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(PageError, match="cannot be written"):
+        mlflow_ui.ui(tmp_path, free_port())
+
+
+def test_a_damaged_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (fake_run.search(tmp_path / "bad", networks=2) / "events" / "n000-000000.parquet").write_text("torn")
+    good = fake_run.search(tmp_path / "good", networks=2)
+    assert mlflow_ui.drain_all(tmp_path) == len(read_events(good))
+    assert "bad: left out" in caplog.text
+
+
+def test_closing_ends_the_server_and_its_workers(page: mlflow_ui.Page) -> None:
+    page.close()
+    page.close()
+    assert page.process.poll() is not None
+    with pytest.raises(ProcessLookupError):
+        os.killpg(page.process.pid, 0)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from evo import drawing, lineage, plots
+from evo.front import FrontError
 from evo.plots import PICTURES
 from evo.report import png
 from evo.run import Run
@@ -100,12 +101,18 @@ def test_a_regression_is_labelled_in_r2(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", PICTURES)
 def test_hostile_names_are_drawn_as_text(tmp_path: Path, kind: str) -> None:
-    rows = life("n$x_{$", cycles=2, parent="$\\frac{/000001")
+    rows = life("n000", cycles=2, parent="$\\frac{/000001")
     for r in rows:
         if r["kind"] == "decision":
             r["action"] = "Wid$en\n\x1b[31m"
     folder = write(tmp_path / "r", [rows], name="$\\alpha\n\u202e" * 40)
     assert png(Run.open(folder).plot(kind)).startswith(b"\x89PNG")
+
+
+def test_a_network_that_is_named_like_a_path_is_refused(tmp_path: Path) -> None:
+    run = Run.open(write(tmp_path / "r", [life("n$x", cycles=2)]))
+    with pytest.raises(FrontError, match="no plain name"):
+        run.plot("growth")
 
 
 def test_parents_in_a_circle_still_get_places(tmp_path: Path) -> None:

@@ -112,8 +112,8 @@ def test_only_a_run_without_events_is_discarded(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     folder, _ = run_folder.create("grow", config(tmp_path, name="mine"))
-    with run_folder.locked(folder), pytest.raises(ConfigError, match=r"^run: expected mine to be at rest"):
-        with run_folder.locked(folder):
-            pytest.fail("it was locked")
+    refused = pytest.raises(ConfigError, match=r"^run: expected mine to be at rest")
+    with run_folder.locked(folder), refused, run_folder.locked(folder):
+        pytest.fail("it was locked")
     with run_folder.locked(folder):
         assert (folder / ".lock").exists()

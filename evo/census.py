@@ -1,0 +1,82 @@
+"""The census of a search: which networks live, which have ended and how, as the run folder's events say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from evo import events
+from evo.config import Config
+from evo.population import Birth, Point
+from evo.progress import Progress
+from evo.recorder import Recorder, networks, read_table
+
+_SHOWN = (
+    "cycle", "step", "epoch", "information_nats", "validation_information_nats", "validation_accuracy",
+    "validation_r2", "active_parameters", "peak_parameters",
+)  # fmt: skip
+
+
+class Census:
+    """broken: what ended the search early, if anything did."""
+
+    def __init__(self, folder: Path, progress: Progress) -> None:
+        self.folder = folder
+        self.broken: BaseException | None = None
+        self._progress = progress
+        self._ended = 0
+
+    def life(self, network: str) -> list[Point] | None:
+        """The snapshots of a network that has ended, none if it failed; None for one that lives or is not born yet."""
+        rows = self._rows(network)
+        ends = {row["kind"] for row in rows} & {"finished", "failed"}
+        return None if not ends else [] if "failed" in ends else points(network, rows)
+
+    def begun(self) -> dict[str, Config]:
+        """Every network that was born, with its config, in the order of their names."""
+        born = ((name, read_table(self.folder, name).slice(0, 1).to_pylist()[0]) for name in networks(self.folder))
+        return {name: Config.model_validate_json(row["config"]) for name, row in born if row["kind"] == "started"}
+
+    def end(self, network: str, kind: str, reason: str) -> list[Point]:
+        """Closes the record of a network that did not end by itself, and numbers it among such: their order counts.
+
+        No other process may be writing for this network any more.
+        """
+        self._ended += 1
+        rows = self._rows(network)
+        last = _last_snapshot(rows)
+        kept = {name: last.get(name) for name in ("generation", "cycle", "step", "epoch", "active_parameters")}
+        row = events.row(kind, reason=f"{reason} (number {self._ended} that the search ended)", **kept)
+        Recorder(self.folder, network).commit([row])
+        return [] if kind == "failed" else points(network, rows)
+
+    def tell(self, update: Mapping[str, Any]) -> None:
+        """Passes a cycle on to whoever watches."""
+        try:
+            self._progress({"stage": "cycle", **update})
+        except BaseException as error:  # Ctrl-C among them: the networks are to end between two cycles first
+            self.broken = self.broken or error
+
+    def tell_ended(self, birth: Birth) -> None:
+        """Shows a network whose life was over before this process began."""
+        last = _last_snapshot(self._rows(birth.network))
+        shown = {name: last[name] for name in _SHOWN if last.get(name) is not None}
+        self.tell({"network": birth.network, "generation": birth.generation, **shown, "done": True})
+
+    def _rows(self, network: str) -> list[dict[str, Any]]:
+        rows: list[dict[str, Any]] = read_table(self.folder, network).to_pylist()
+        return rows
+
+
+def points(network: str, rows: list[dict[str, Any]]) -> list[Point]:
+    """The snapshots among a network's events, as points of the front."""
+    return [
+        Point(f"{network}/{row['snapshot']}", row["validation_information_nats"], row["active_parameters"])
+        for row in rows
+        if row["kind"] == "snapshot"
+    ]
+
+
+def _last_snapshot(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return next((row for row in reversed(rows) if row["kind"] == "snapshot"), {})

@@ -1,0 +1,195 @@
+"""One network's whole life as a trial of Ray Tune.
+
+The life is in the run folder: a trial that is killed and started again takes it up where its last commit left it, and
+Tune's own checkpoints serve only PBT, which pauses networks and has one go on from a copy of another.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+import torch
+from ray import tune
+
+from evo.config import Config
+from evo.pool import RayPool
+from evo.population import score
+from evo.recorder import read_table
+from evo.settings import build
+from evo.shipping import ShippedTask
+from evo.task import Task
+from evo.trials import TrialRunner
+from evo.workers import InProcess
+
+ORIGIN = "origin.json"
+
+
+class Life(Protocol):
+    """What a trial needs of `grower.Grower`."""
+
+    @property
+    def done(self) -> bool: ...
+
+    def advance(self) -> dict[str, float | int | str | bool]: ...
+
+    def close(self) -> None: ...
+
+
+Begin = Callable[[Config, Task, Path, str, int, str | None, TrialRunner], Life]
+
+
+def grower(
+    config: Config, task: Task, folder: Path, network: str, generation: int, parent: str | None, runner: TrialRunner
+) -> Life:
+    from evo.grower import Grower
+
+    return Grower(config, task, folder, network, generation, parent, runner)
+
+
+@dataclass(frozen=True)
+class Common:
+    """What all trials of a search share. reference: (the `ShippedTask` in the object store,), boxed so that it travels
+    as a reference. gpus: of each worker. price: nats a parameter, of the score.
+    """
+
+    config: Config
+    folder: Path
+    reference: tuple[Any]
+    device: str
+    workers: int
+    gpus: float
+    price: float
+    begin: Begin
+
+
+class NetworkTrial(tune.Trainable):
+    """Its Tune config: {"birth": the fields of a `population.Birth`}."""
+
+    def setup(self, config: dict[str, Any], common: Common | None = None) -> None:
+        assert common is not None
+        # Sums depend on the number of threads that share them, so it is the same everywhere.
+        torch.set_num_threads(1)
+        self._common = common
+        shipped: ShippedTask = ray.get(common.reference[0])
+        device = torch.device(common.device)
+        self._task = shipped.unpacked(device)
+        self._pool: RayPool | None = None
+        if common.workers:
+            self._pool = RayPool(self._task, common.reference[0], common.workers, device, common.gpus)
+        self._runner: TrialRunner = self._pool or InProcess(self._task)
+        self._life: Life | None = None
+        self._origin: dict[str, Any] | None = None  # where a network that goes on from a copy comes from
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._close_life()
+        self._origin = None
+        return True
+
+    def step(self) -> dict[str, Any]:
+        try:
+            if self._life is None:
+                self._life = self._open()
+            update = {} if self._life.done else self._life.advance()
+            done = self._life.done
+        except (ValueError, OSError) as error:
+            # A bad file or a full disk stays so: it is told as it is, and not tried again.
+            return {"done": True, "mistake": _told(error), "clock": 0, "score": float("nan")}
+        birth = self.config["birth"]
+        about = {"network": birth["network"], "generation": birth["generation"], "parent": self._parent}
+        return {"done": done, "update": {**about, **update}, **self._judged(update)}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Copies the newest snapshot, which describes itself, and says which one it is."""
+        network = self._network
+        newest = _snapshots(self._common.folder, network)[-1]
+        shutil.copytree(self._common.folder / "snapshots" / network / newest, checkpoint_dir, dirs_exist_ok=True)
+        origin = {"parent": f"{network}/{newest}", "clock": self._clock()}
+        Path(checkpoint_dir, ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint_dir: Any) -> None:
+        """After a pause the network goes on by itself; a network of another name begins from the copy."""
+        self._close_life()
+        origin = json.loads(Path(checkpoint_dir, ORIGIN).read_text(encoding="utf-8"))
+        network, _, _ = str(origin["parent"]).partition("/")
+        self._origin = None if network == self._network else origin
+        place = self._common.folder / "snapshots" / str(origin["parent"])
+        if not place.exists():
+            shutil.copytree(checkpoint_dir, place, ignore=shutil.ignore_patterns(ORIGIN, ".*"))
+
+    def cleanup(self) -> None:
+        self._close_life()
+        if self._pool is not None:
+            self._pool.close()
+
+    # --- one life
+
+    def _open(self) -> Life:
+        birth, network = self.config["birth"], self._network
+        parent: str | None = birth["parent"]
+        config = build(self._common.config.model_dump(), birth["settings"])
+        if self._origin is not None:
+            parent, config = str(self._origin["parent"]), _remainder(config, int(self._origin["clock"]))
+        begun = read_table(self._common.folder, network).slice(0, 1).to_pylist()
+        if begun:
+            # A life that has begun keeps its settings, whoever suggested them.
+            config, parent = Config.model_validate_json(begun[0]["config"]), begun[0]["parent"]
+        self._config, self._parent = config, parent
+        generation = int(birth["generation"])
+        return self._common.begin(config, self._task, self._common.folder, network, generation, parent, self._runner)
+
+    @property
+    def _network(self) -> str:
+        return str(self.config["birth"]["network"])
+
+    def _clock(self) -> int:
+        """Cycles behind this network and those that it was copied from, by the newest snapshot."""
+        before = self._common.config.growth.cycles - self._config.growth.cycles
+        return before + int(_snapshots(self._common.folder, self._network)[-1])
+
+    def _judged(self, update: Mapping[str, Any]) -> dict[str, float]:
+        """What ASHA and PBT go by."""
+        if "validation_information_nats" not in update:
+            return {"clock": self._clock(), "score": float("nan")}
+        before = self._common.config.growth.cycles - self._config.growth.cycles
+        information, parameters = float(update["validation_information_nats"]), int(update["active_parameters"])
+        return {"clock": before + int(update["cycle"]), "score": score(information, parameters, self._common.price)}
+
+    def _close_life(self) -> None:
+        if self._life is not None:
+            self._life.close()
+        self._life = None
+
+
+def _remainder(config: Config, clock: int) -> Config:
+    """The settings of a life that goes on from a copy of one which is `clock` cycles old: what is left of the plan."""
+    share = clock / config.growth.cycles
+    left = max(1, config.growth.cycles - clock)
+    e = config.economy
+    return build(
+        config.model_dump(),
+        {
+            "growth.cycles": left,
+            "training.epochs": config.training.epochs * left / config.growth.cycles,
+            "economy.price": e.price * (e.final_price / e.price) ** min(share, 1.0),
+        },
+    )
+
+
+def _snapshots(folder: Path, network: str) -> list[str]:
+    """Names of the committed snapshots, oldest first."""
+    rows = read_table(folder, network).select(["kind", "snapshot"]).to_pylist()
+    return [str(row["snapshot"]) for row in rows if row["kind"] == "snapshot"]
+
+
+def _told(error: ValueError | OSError) -> Exception:
+    """The error in a form that pickles, with its trace as a note."""
+    told: Exception = OSError(*error.args) if isinstance(error, OSError) else ValueError(str(error))
+    told.add_note(traceback.format_exc())
+    return told

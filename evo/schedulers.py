@@ -1,0 +1,124 @@
+"""How Ray Tune gets the networks of a search, and when it ends one early: by generations, by ASHA or by PBT."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
+from ray.tune.search import Searcher
+
+from evo.census import Census
+from evo.config import Config
+from evo.population import (
+    Birth,
+    Draws,
+    Generations,
+    Independents,
+    Population,
+    growth_settings,
+    growth_space,
+    name_of,
+)
+from evo.task import Task
+
+
+class Asker(Searcher):
+    """A population as Tune asks it. Networks that have ended already are told of at once and take no trial."""
+
+    def __init__(self, population: Population, census: Census, scheduler: str) -> None:
+        super().__init__()
+        self._population, self._census, self._scheduler = population, census, scheduler
+        self._networks: dict[str, str] = {}
+
+    def suggest(self, trial_id: str) -> Any:
+        while (birth := self._population.birth()) is not None:
+            life = self._census.life(birth.network)
+            if life is None:
+                self._networks[trial_id] = birth.network
+                return birth.as_tune_config()
+            self._population.ended(birth.network, life)
+            self._census.tell_ended(birth)
+        return Searcher.FINISHED if self._population.exhausted else None
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        network = self._networks.pop(trial_id)
+        if error:
+            self._population.ended(network, [])
+        elif self._census.broken is None:
+            life = self._census.life(network)
+            if life is None:
+                life = self._census.end(network, "finished", f"stopped by {self._scheduler}")
+            self._population.ended(network, life)
+
+    # Tune would save its searcher; this one is rebuilt from the events.
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        pass
+
+    def save(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Plan:
+    """searcher: is asked for each of `samples` trials. PBT insists on having all at once: they are in space instead."""
+
+    scheduler: TrialScheduler
+    searcher: Asker | None
+    space: dict[str, Any]
+    samples: int
+
+
+def plan(config: Config, task: Task, census: Census, price: float) -> Plan:
+    """price: nats a parameter, in the score of ASHA and PBT."""
+    inputs, outputs, search = math.prod(task.shape), task.outputs, config.search
+    if search.algorithm == "nsga2":
+        generations = Generations(config, inputs, outputs)
+        in_order = FIFOScheduler()  # type: ignore[no-untyped-call]
+        return Plan(in_order, Asker(generations, census, "Tune"), {}, search.networks)
+    if search.algorithm == "asha":
+        population = Independents(config, inputs, outputs, price, list(census.begun().values()))
+        cycles = config.growth.cycles + 1
+        grace = max(1, cycles // 8)
+        asha = ASHAScheduler("clock", "score", "max", max_t=cycles, grace_period=grace, reduction_factor=2)
+        return Plan(asha, Asker(population, census, "ASHA"), {}, search.networks)
+    return _pbt(config, Draws(config, inputs, outputs), census)
+
+
+def _pbt(config: Config, population: Draws, census: Census) -> Plan:
+    births: list[Birth] = []
+    while (birth := population.birth()) is not None:
+        births.append(birth)
+    drawn, begun = {birth.network for birth in births}, census.begun()
+    births += [Birth(name, 1, None, growth_settings(c)) for name, c in begun.items() if name not in drawn]
+    living = []
+    for birth in births:
+        if census.life(birth.network) is None:
+            living.append(birth.as_tune_config()["birth"])
+        else:
+            census.tell_ended(birth)
+    bounds, number = growth_space(config), len(births)
+
+    def explored(new: dict[str, Any]) -> dict[str, Any]:
+        # What goes on from a copy is a network of its own, with a record of its own.
+        nonlocal number
+        birth = new["birth"]
+        settings = birth["settings"]
+        birth["settings"] = settings | {k: min(max(settings[k], b.low), b.high) for k, b in bounds.items()}
+        birth["network"], birth["generation"] = name_of(number), int(birth["generation"]) + 1
+        number += 1
+        return new
+
+    ranges = {name: tune.uniform(bound.low, bound.high) for name, bound in bounds.items()}
+    mutations: dict[str, Any] = {"birth": {"settings": ranges}}
+    scheduler = PopulationBasedTraining(
+        "clock", "score", "max", perturbation_interval=max(1, config.growth.cycles // 5),
+        hyperparam_mutations=mutations, custom_explore_fn=explored, log_config=False, require_attrs=False,
+    )  # fmt: skip
+    return Plan(scheduler, None, {"birth": tune.grid_search(living)}, 1 if living else 0)

@@ -1,0 +1,166 @@
+"""The search: a population of networks under Ray Tune, one trial a network.
+
+Tune's own files are scratch. How far a search has come is in the events, and resuming is running it again on the same
+folder: networks that have ended are told of at once, the others take up their lives.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from evo import cluster, schedulers
+from evo.census import Census
+from evo.config import Config, ConfigError
+from evo.network_trial import Begin, Common, NetworkTrial, grower
+from evo.pool import WORKER_CPUS, worker_bundles
+from evo.progress import Progress
+from evo.shipping import ShippedTask
+from evo.task import Task
+from evo.workers import device_of
+from tournaments import economy
+
+MAX_FAILURES = 3
+"""Deaths of its process that a network survives; nodes that are taken away do not count."""
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "1e9",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+def run_search(
+    config: Config,
+    task: Task,
+    folder: Path,
+    progress: Progress,
+    stop: Callable[[], bool] = lambda: False,
+    begin: Begin = grower,
+) -> None:
+    """Runs or resumes the search in `folder` until its networks are done or `stop` says so; what is done is kept.
+
+    An exception from `progress` stops it as cleanly, and is raised again. Raises ConfigError where the machine is too
+    small for what is asked, and ValueError or OSError for what a network met and no second try would mend.
+    """
+    device = device_of(task)
+    share = Share.of(config, device)
+    price = economy.price(1.0, len(task.splits["train"]), config.economy.price, config.economy.final_price)
+    census = Census(Path(folder).absolute(), progress)
+    plan = schedulers.plan(config, task, census, price)
+    if not plan.samples:
+        return
+    progress({"stage": "note", "text": "starting Ray ..."})
+    with cluster.session(device), _environment(), tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
+        data = (ray.put(ShippedTask.of(task)),)
+        common = Common(config, census.folder, data, device.type, config.workers, share.gpus, price, begin)
+        claim = tune.PlacementGroupFactory(share.bundles(config.workers))
+        tune.Tuner(
+            tune.with_resources(tune.with_parameters(NetworkTrial, common=common), claim),
+            param_space=plan.space,
+            tune_config=tune.TuneConfig(
+                search_alg=plan.searcher, scheduler=plan.scheduler, num_samples=plan.samples, reuse_actors=True,
+                trial_dirname_creator=lambda trial: str(trial.trial_id),
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=scratch, callbacks=[Listener(census)], verbose=0,
+                stop=UntilStopped(census, stop), failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        ).fit()  # fmt: skip
+    if census.broken is not None:
+        raise census.broken
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one network claims. cpus: for itself, its workers apart. gpus: for itself, and as much for each worker."""
+
+    cpus: float
+    gpus: float
+
+    @staticmethod
+    def of(config: Config, device: torch.device) -> Share:
+        """Raises ConfigError where this machine cannot hold one network with its workers, or so many side by side."""
+        present, workers, asked = cluster.cpus(), config.workers, config.search.at_once
+        beside = WORKER_CPUS if workers else 0.0
+        cluster.check_workers(workers, beside)
+        least = beside + WORKER_CPUS * workers
+        if asked is not None and asked * least > present:
+            most = int(present / least)
+            raise ConfigError(
+                f"search.at_once: expected at most {most} with {workers} workers each on {present} CPUs, got {asked}; "
+                f"write search.at_once: {most}"
+            )
+        at_once = asked or max(1, int(present / max(1.0, least)))
+        gpus = min(1.0, cluster.gpus(device) / at_once) / (1 + workers)
+        return Share(_floor(present / at_once - WORKER_CPUS * workers), _floor(gpus))
+
+    def bundles(self, workers: int) -> list[dict[str, float]]:
+        mine = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
+        return [mine, *worker_bundles(workers, self.gpus)]
+
+
+class Listener(tune.Callback):
+    """Hears what trials report."""
+
+    def __init__(self, census: Census) -> None:
+        self._census = census
+        self._networks: dict[str, str] = {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        if result.get("mistake") is not None:
+            self._census.broken = self._census.broken or result["mistake"]
+            return
+        update = result["update"]
+        now, before = update["network"], self._networks.get(trial.trial_id)
+        if before not in (None, now) and self._census.life(before) is None:
+            self._census.end(before, "finished", f"gave way to {now}, which goes on from {update['parent']}")
+        self._networks[trial.trial_id] = now
+        self._census.tell({**update, "done": result["done"]})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        network = trial.config["birth"]["network"]
+        why = " ".join(str(trial.get_error() or "its process died").strip().splitlines()[-1:])
+        self._census.end(network, "failed", f"{why} ({trial.num_failures} times)")
+
+
+class UntilStopped(tune.Stopper):
+    """Ends all trials, each between two cycles, once a stop is asked for or the search is broken."""
+
+    def __init__(self, census: Census, stop: Callable[[], bool]) -> None:
+        self._census, self._stop = census, stop
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._census.broken is not None or self._stop()
+
+
+def _floor(share: float) -> float:
+    """To Ray's ten-thousandths, never more than there is."""
+    return math.floor(share * 10_000) / 10_000
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    wanted = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name in wanted:
+            os.environ.pop(name, None)
