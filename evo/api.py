@@ -7,6 +7,7 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +76,7 @@ def resume(
         )
     progress = progress or silent
     for caution in _cautions(opened):
-        progress({"stage": "note", "text": caution})
+        progress({"stage": "note", "text": caution, "lasts": True})
     return _drive(str(info["kind"]), config, task, folder, progress)
 
 
@@ -147,6 +148,27 @@ def _cautions(run: Run) -> Iterator[str]:
             yield f"begun with {name} {then[name]}, goes on with {now.get(name)}: results may differ in the last bits"
 
 
+@dataclass(frozen=True)
+class _Watch:
+    """Tells what happens, and whether it is time to stop. deadline: by time.monotonic()."""
+
+    progress: Progress
+    stop: Stop
+    deadline: float | None
+
+    def told(self, update: Mapping[str, Any]) -> None:
+        """Raises Interrupted where a stop was asked for."""
+        self.progress(update)
+        self.stop.check()
+
+    def enough(self) -> bool:
+        return self.stop.asked is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tune pickles what it calls back, though nobody reads that file; a terminal or a stream cannot be pickled.
+        return _Watch, (silent, Stop(), None)
+
+
 def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progress) -> Run:
     """Runs to the end, to the end of the budget, or to the next safe point after Ctrl-C; then reports."""
     from evo.life import Plan
@@ -155,7 +177,7 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     # Beside its cycles, a life has a last stretch in which it only learns.
     cycles = Plan.of(config, len(task.splits["train"])).cycles + 1
     deadline = None if config.budget is None else time.monotonic() + config.budget
-    patience = {"stage": "note", "text": "stopping after this decision ..."}
+    patience = {"stage": "note", "text": "stopping after this decision ...", "lasts": True}
     with run_folder.locked(folder), _one_thread(), Stop(lambda: progress(patience)) as stop:
         progress(
             {
@@ -164,27 +186,23 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
             }
         )  # fmt: skip
 
-        def told(update: Mapping[str, Any]) -> None:
-            progress(update)
-            stop.check()
-
-        def enough() -> bool:
-            return stop.asked is not None or (deadline is not None and time.monotonic() >= deadline)
-
+        watch = _Watch(progress, stop, deadline)
         with _mirrored(folder, config):
             try:
                 if kind == "search":
                     from evo.sweep import run_search
 
-                    run_search(config, task, folder, told, enough)
+                    run_search(config, task, folder, watch.told, watch.enough)
                 else:
-                    _grow_one(config, task, folder, told, enough)
+                    _grow_one(config, task, folder, watch.told, watch.enough)
                 stop.check()
             except Interrupted as stopped:
                 raise Interrupted(f"stopped, and kept everything in {folder}", stopped.signum) from None
             progress({"stage": "report"})
             run = Run.open(folder)
             _report(run, task)
+            if not len(run.front):
+                progress({"stage": "note", "text": "the budget was spent before a network was born; resume with more"})
         faults.point("run.finished")
     return run
 

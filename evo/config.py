@@ -60,12 +60,13 @@ class NetworkConfig(Section):
 
 
 class TrainingConfig(Section):
-    epochs: float = Field(default=300.0, gt=0, description="the whole life of one network; trials are not counted")
+    steps: int = Field(default=30_000, ge=1, description="the whole life of one network; losing trials not counted")
+    epochs: float | None = Field(default=None, gt=0, description="the same in epochs; empty: as steps says")
     seconds: float | None = Field(
         default=None, gt=0, description="or stop after this long (such a run is not repeatable)"
     )
     batch_size: int = Field(default=64, ge=1, description="samples a step")
-    learning_rate: float = Field(default=5e-3, gt=0, description="of AdamW, at the start")
+    learning_rate: float = Field(default=1e-2, gt=0, description="of AdamW, at the start")
     final_rate: Fraction = Field(default=0.02, description="the cosine ends at this share of learning_rate")
     weight_decay: float | None = Field(default=None, ge=0, description="of AdamW; empty: as decay_epochs says")
     decay_epochs: float = Field(
@@ -83,12 +84,12 @@ class TrainingConfig(Section):
 
 
 class GrowthConfig(Section):
-    cycles: int = Field(default=40, ge=1, description="train-then-decide rounds in a life")
+    cycles: int = Field(default=20, ge=1, description="train-then-decide rounds in a life")
     settle: Fraction = Field(default=0.1, description="last share of the life in which only training goes on")
     triggers: str = Field(
         default="always", description="'always', or names joined by 'or'/'and': plateau, spike, extrema"
     )
-    stake: Fraction = Field(default=0.25, description="parameters a candidate may add, as a share of those present")
+    stake: Fraction = Field(default=0.5, description="parameters a candidate may add, as a share of those present")
     trim: Fraction = Field(default=0.12, description="parameters a candidate may remove, as a share of those present")
     max_parameters: int = Field(default=100_000, ge=1, description="never grow beyond")
     false_alarm: float = Field(
@@ -131,8 +132,8 @@ class TournamentConfig(Section):
 
 class EconomyConfig(Section):
     endowment: float = Field(default=0.5, ge=0, description="nats of credit at birth")
-    price: float = Field(default=0.02, gt=0, description="of a parameter at birth, in units of ln(N)/2N nats")
-    final_price: float = Field(default=0.5, gt=0, description="the same at the end of life; it rises geometrically")
+    price: float = Field(default=0.004, gt=0, description="of a parameter at birth, in units of ln(N)/2N nats")
+    final_price: float = Field(default=0.2, gt=0, description="the same at the end of life; it rises geometrically")
     cooldown: int = Field(default=0, ge=0, description="cycles of training alone after each growth")
     limits: tuple[Positive, Positive, Positive] = Field(
         default=(1.0, 0.5, 0.25),
@@ -149,13 +150,13 @@ class SearchConfig(Section):
     at_once: int | None = Field(
         default=None, ge=1, description="networks side by side; empty: as many as there are CPUs"
     )
-    hidden: tuple[Count, Count] = Field(default=(4, 10), description="range of the seed's hidden units")
+    hidden: tuple[Count, Count] = Field(default=(6, 16), description="range of the seed's hidden units")
     seed_parameters: tuple[Count, Count] = Field(default=(60, 95), description="range of the seed's parameters")
     learning_rate: tuple[Positive, Positive] = Field(
-        default=(2e-3, 1e-2), description="range of training.learning_rate"
+        default=(5e-3, 2e-2), description="range of training.learning_rate"
     )
-    final_price: tuple[Positive, Positive] = Field(default=(0.1, 1.0), description="range of economy.final_price")
-    stake: tuple[Fraction, Fraction] = Field(default=(0.15, 0.4), description="range of growth.stake")
+    final_price: tuple[Positive, Positive] = Field(default=(0.05, 0.5), description="range of economy.final_price")
+    stake: tuple[Fraction, Fraction] = Field(default=(0.3, 0.6), description="range of growth.stake")
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> SearchConfig:

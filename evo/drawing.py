@@ -65,12 +65,12 @@ def empty(figure: Figure, axes: Axes, why: str) -> Figure:
 
 
 def key(
-    colour: str, mark: str | None, label: str, line: bool = False, hollow: bool = False, dotted: bool = False
+    colour: str, mark: str | None, label: str, line: bool = False, hollow: bool = False, style: str = "-"
 ) -> Line2D:
     """An entry of a legend."""
     return Line2D(
-        [], [], color=colour, marker=mark or "", label=label, ls=(":" if dotted else "-") if line else "", lw=1.6,
-        ms=5.5, mfc="white" if hollow else colour, mec=colour if hollow else "white", mew=1.1 if hollow else 0.5,
+        [], [], color=colour, marker=mark or "", label=label, ls=style if line else "", lw=1.6, ms=5.5,
+        mfc="white" if hollow else colour, mec=colour if hollow else "white", mew=1.1 if hollow else 0.5,
     )  # fmt: skip
 
 

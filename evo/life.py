@@ -27,7 +27,8 @@ class Plan:
     def of(config: Config, samples: int) -> Plan:
         """The plan for this many training samples. A life too short for a tournament is one stretch of training."""
         batch = min(config.training.batch_size, samples)
-        total = max(1, round(config.training.epochs * samples / batch))
+        epochs = config.training.epochs
+        total = config.training.steps if epochs is None else max(1, round(epochs * samples / batch))
         trial = sum(config.tournament.rungs)
         growing = round(total * (1 - config.growth.settle))
         cycles = min(config.growth.cycles, growing // (2 * trial))

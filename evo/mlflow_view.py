@@ -20,17 +20,14 @@ from evo.mlflow_queue import Cursor, TrackingDown, report_files
 from evo.recorder import networks, read_table
 
 EXPERIMENT = "meristem"
-# Rows of these kinds become points of curves; a tournament's candidates stay in Parquet.
-CURVES = ("started", "segment", "decision", "snapshot", "finished")
-METRICS = (
-    "information_nats",
-    "validation_information_nats",
-    "validation_accuracy",
-    "validation_r2",
-    "active_parameters",
-    "train_loss",
-    "credits_nats",
-)
+# Which rows become points of which curves. Candidates stay in Parquet; a snapshot repeats its decision's books.
+BOOKS = ("information_nats", "active_parameters", "credits_nats")
+CURVES = {
+    "started": BOOKS,
+    "segment": ("train_loss", *BOOKS),
+    "decision": BOOKS,
+    "snapshot": ("validation_information_nats", "validation_accuracy", "validation_r2"),
+}
 PARAMS = (
     "task",
     "seed",
@@ -51,7 +48,8 @@ PARAMS = (
 )
 SEARCH_PARAMS = ("search.algorithm", "search.networks", "search.population")
 ENDS = {"finished": "FINISHED", "failed": "FAILED"}
-NEEDED = ("seq", "kind", "step", "time", "generation", "parent", "config", "measured_nats", "gain_fork_nats", *METRICS)
+METRICS = tuple(dict.fromkeys(key for keys in CURVES.values() for key in keys))
+NEEDED = ("seq", "kind", "step", "time", "generation", "parent", "config", "gain_fork_nats", *METRICS)
 BATCH = 900  # points a request; MLflow takes 1,000
 
 
@@ -210,11 +208,9 @@ def _points(row: dict[str, Any]) -> Iterator[Any]:
     """An event's points. The steps and times are the event's own, so that logging it again changes nothing."""
     from mlflow.entities import Metric
 
-    if row["kind"] not in CURVES:
-        return
-    values = {key: row[key] for key in METRICS}
+    values = {key: row[key] for key in CURVES.get(row["kind"], ())}
     if row["kind"] == "decision":
-        values["gain_nats"] = row["measured_nats"] if row["measured_nats"] is not None else row["gain_fork_nats"]
+        values["gain_nats"] = row["gain_fork_nats"]
     for key, value in values.items():
         if value is not None and math.isfinite(value):
             yield Metric(key, float(value), _time(row), int(row["step"] or 0))

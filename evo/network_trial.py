@@ -171,12 +171,13 @@ def _remainder(config: Config, clock: int) -> Config:
     """The settings of a life that goes on from a copy of one which is `clock` cycles old: what is left of the plan."""
     share = clock / config.growth.cycles
     left = max(1, config.growth.cycles - clock)
-    e = config.economy
+    e, epochs = config.economy, config.training.epochs
     return build(
         config.model_dump(),
         {
             "growth.cycles": left,
-            "training.epochs": config.training.epochs * left / config.growth.cycles,
+            "training.steps": max(1, round(config.training.steps * left / config.growth.cycles)),
+            "training.epochs": None if epochs is None else epochs * left / config.growth.cycles,
             "economy.price": e.price * (e.final_price / e.price) ** min(share, 1.0),
         },
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from evo import books, front
@@ -19,6 +20,7 @@ from evo.drawing import (
     INK,
     MUTED,
     TEAL,
+    Corner,
     count,
     empty,
     gain_scale,
@@ -45,7 +47,6 @@ def picture_front(run: Run) -> Figure:
     if not len(best):
         return empty(figure, axes, "no snapshot was saved yet")
     networks = points["network"].nunique()
-    subtitle(figure, f"{count(len(points), 'snapshot')} of {count(networks, 'network')}, {len(best)} on the front")
     x, y = best["active_parameters"], best["validation_information_nats"]
     axes.scatter(points["active_parameters"], points["validation_information_nats"], s=9, c=FAINT, lw=0, alpha=0.55)
     low, high = float(points["active_parameters"].min()), float(points["active_parameters"].max())
@@ -70,19 +71,25 @@ def picture_front(run: Run) -> Figure:
         price = math.log(samples) / (2 * samples)
         grid = np.geomspace(low, high, 200)
         axes.plot(grid, price * grid, c=MUTED, lw=1.1, ls=":", zorder=2)
-        handles.append(key(MUTED, None, f"½ ln N / N nats a parameter, N = {samples:,}", line=True, dotted=True))
+        handles.append(key(MUTED, None, f"½ ln N / N nats a parameter, N = {samples:,}", line=True, style=":"))
         bottom = min(bottom, price * low) if price * low > bottom - height else bottom
     if entropy is not None and entropy < top + 1.2 * height:
         axes.axhline(entropy, c=MUTED, lw=0.9, ls=(0, (5, 4)), zorder=1)
-        axes.annotate(f"H(Y) = {entropy:.2f} nats: all there is to know", (0.012, entropy), xytext=(0, 4), fontsize=8,
-                      xycoords=("axes fraction", "data"), textcoords="offset points", color=MUTED)  # fmt: skip
+        handles.append(key(MUTED, None, f"H(Y) = {entropy:.2f} nats: all there is to know", line=True, style="--"))
         top = max(top, entropy)
+    # Untrained networks may be far worse than guessing; they must not flatten the picture of the others.
+    bottom = max(bottom, -0.12 * top) if top > 0 else bottom
     margin = 0.06 * max(top - bottom, 0.05)
+    hidden = int((points["validation_information_nats"] < bottom - margin).sum())
+    told = f"{count(len(points), 'snapshot')} of {count(networks, 'network')}, {len(best)} on the front"
+    subtitle(figure, told + (f"; {hidden} below the picture" if hidden else ""))
     axes.set_ylim(bottom - margin, top + 2 * margin)
     axes.set_xlabel("active parameters (weights and biases)")
     axes.set_ylabel("information about the target, nats a sample")
     legend(axes, handles, "lower right")
-    _label_best(axes, best.iloc[-1], front.metric(run.events))
+    end = float(y.iloc[-1])
+    crowded = entropy is not None and 0 < entropy - end < 0.14 * (top - bottom)
+    _label_best(axes, best.iloc[-1], front.metric(run.events), entropy if crowded and entropy is not None else end)
     return figure
 
 
@@ -127,11 +134,9 @@ def picture_growth(run: Run, network: str | None = None) -> Figure:
     low.set_xlabel("training steps" + (", ancestors' included" if told["network"].nunique() > 1 else ""))
     top.tick_params(labelbottom=False)
     low.margins(y=0.18)
-    bottom, high = low.get_ylim()
-    low.set_ylim(bottom, high + 0.15 * (high - bottom))  # room for the legend
     room_at_right(low, 0.13)
     if handles:
-        legend(low, handles, "upper left", columns=min(len(handles), 4))
+        _legend_above(low, handles, "upper left")
     return figure
 
 
@@ -166,8 +171,7 @@ def picture_decisions(run: Run, network: str | None = None) -> Figure:
     axes.set_ylabel("ΔMI against NoChange, nats")
     told = f"{count(len(rows), 'tournament')}, {count(len(won), 'change')} adopted"
     subtitle(figure, f"{told}; bars: 95% intervals on the half that decided")
-    _room_for_legend(axes)
-    legend(axes, handles, "upper right", columns=min(len(handles), 4))
+    _legend_above(axes, handles, "upper right")
     return figure
 
 
@@ -190,7 +194,7 @@ def picture_predictions(run: Run) -> Figure:
         [0, *np.geomspace(unit / 10, top, 60)], [0, *np.geomspace(unit / 10, top, 60)], c=MUTED, lw=1, ls=":", zorder=1
     )
     axes.axhline(0, c=FAINT, lw=0.9, zorder=0)
-    axes.set_xlim(-0.3 * unit, top)
+    axes.set_xlim(min(-0.3 * unit, 1.4 * float(predicted.min())), top)
     facts = books.calibration(run.events, None)
     rank = f"Spearman {facts.rank:.2f}" if math.isfinite(facts.rank) else "too few for a rank correlation"
     ratio = f", median measured/predicted {facts.ratio:.2f}" if math.isfinite(facts.ratio) else ""
@@ -198,7 +202,7 @@ def picture_predictions(run: Run) -> Figure:
     axes.set_xlabel("predicted ΔMI, nats")
     axes.set_ylabel("measured ΔMI against NoChange, nats")
     legend(axes, [key(TEAL, "o", "adopted"), key(FAINT, "o", "not adopted"),
-                  key(MUTED, None, "as predicted", line=True, dotted=True)], "upper left")  # fmt: skip
+                  key(MUTED, None, "as predicted", line=True, style=":")], "upper left")  # fmt: skip
     return figure
 
 
@@ -225,10 +229,13 @@ def _round_up(value: float) -> float:
     return float(10.0 ** math.ceil(math.log10(max(value, 1e-6))))
 
 
-def _room_for_legend(axes: Axes) -> None:
-    """Lifts the upper limit by a fifth of the height as it is seen, whatever the scale."""
+def _legend_above(axes: Axes, handles: Sequence[Line2D], place: Corner) -> None:
+    """A legend over the data: lifts the upper limit by as much as it needs, whatever the scale."""
+    rows = math.ceil(len(handles) / 4)
+    height = float(axes.bbox.height) / float(axes.figure.dpi)  # inches
     seen = (axes.transScale + axes.transLimits).inverted()
-    axes.set_ylim(top=float(seen.transform((0.0, 1.2))[1]))
+    axes.set_ylim(top=float(seen.transform((0.0, 1.0 + (0.12 + 0.19 * rows) / height))[1]))
+    legend(axes, handles, place, columns=min(len(handles), 4))
 
 
 def _main_network(run: Run) -> str | None:
@@ -238,21 +245,17 @@ def _main_network(run: Run) -> str | None:
     return str(run.networks["network"].iloc[0]) if len(run.networks) else None
 
 
-def _label_best(axes: Axes, entry: pd.Series, figure: str) -> None:
-    quality = (
-        entry[f"test_{figure}"] if f"test_{figure}" in entry and pd.notna(entry[f"test_{figure}"]) else entry[figure]
-    )
-    where = "test" if f"test_{figure}" in entry and pd.notna(entry[f"test_{figure}"]) else "validation"
-    shown = (
-        ""
-        if pd.isna(quality)
-        else f", {where} R² {quality:.3f}"
-        if figure == "r2"
-        else f", {quality:.1%} {where} accuracy"
-    )
-    axes.annotate(f"{safe(entry['network'], 20)}: {entry['active_parameters']:,} parameters{shown}",
-                  (entry["active_parameters"], entry["validation_information_nats"]), xytext=(2, 9),
-                  textcoords="offset points", ha="right", fontsize=8.5, fontweight="bold", color=TEAL)  # fmt: skip
+def _label_best(axes: Axes, entry: pd.Series, figure: str, height: float) -> None:
+    """Names the last point of the front, above `height`."""
+    tested = f"test_{figure}" in entry and pd.notna(entry[f"test_{figure}"])
+    quality, where = (entry[f"test_{figure}"], "test") if tested else (entry[figure], "validation")
+    shown = f", {where} R² {quality:.3f}" if figure == "r2" else f", {quality:.1%} {where} accuracy"
+    left = float(axes.transAxes.inverted().transform(axes.transData.transform((entry["active_parameters"], height)))[0])
+    axes.annotate(
+        f"{safe(entry['network'], 20)}: {entry['active_parameters']:,} parameters{'' if pd.isna(quality) else shown}",
+        (entry["active_parameters"], height), xytext=(2, 7), textcoords="offset points", fontsize=8.5,
+        ha="left" if left < 0.5 else "right", fontweight="bold", color=TEAL,
+    )  # fmt: skip
 
 
 def _mark_births(panels: tuple[Axes, ...], told: pd.DataFrame) -> None:

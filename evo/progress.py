@@ -1,7 +1,7 @@
 """Progress, live: a table with a row a network on a terminal, one line a decision elsewhere. Always standard error.
 
 An update is a mapping with a `stage`: "start" (run, kind, task, seed, networks, cycles) once, "cycle" (network,
-generation and what `Grower.advance` returns) after each decision, "note" (text) where there is something to say,
+generation and what `Grower.advance` returns) after each decision, "note" (text, lasts) where there is something to say,
 "report" while the test set is read and the pictures are made.
 """
 
@@ -85,7 +85,7 @@ class LiveTable:
         self._start: Update = {}
         self._began = clock()
         self._at_birth: dict[str, int] = {}
-        self._note, self._over = "", False
+        self._note, self._note_lasts, self._over = "", False, False
         # What libraries print meanwhile goes above the table.
         self._live = Live(console=console, get_renderable=self.render, refresh_per_second=4, vertical_overflow="crop")
 
@@ -103,10 +103,12 @@ class LiveTable:
         if stage == "start":
             self._start, self._began = update, self._clock()
         elif stage == "note":
-            self._note = str(update["text"])
+            self._note, self._note_lasts = str(update["text"]), bool(update.get("lasts"))
         elif stage == "report":
             self._note = "reading the test set, writing the report"
         else:
+            if not self._note_lasts:
+                self._note = ""
             name = str(update.get("network", ""))
             row = self._rows.setdefault(name, _Row(update))
             self._at_birth.setdefault(name, int(update.get("cycle") or 0) - 1)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +50,7 @@ class Recorder:
         return self._rows - 1
 
     def commit(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Makes the rows durable, all or none. Fills `network`, `seq` and the schema's version where they are empty.
+        """Makes the rows durable, all or none. Fills network, seq, schema_version, time, host and pid where empty.
 
         Raises RecordError for rows that do not fit the schema and for a disk that will not take them; nothing is left
         behind then, and the same rows may be committed again.
@@ -56,7 +58,8 @@ class Recorder:
         if not rows:
             return
         faults.point("events.begin")
-        table = _table([self._complete(row, self._rows + i) for i, row in enumerate(rows)])
+        stamp = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
+        table = _table([self._complete(row, self._rows + i, stamp) for i, row in enumerate(rows)])
         path = self.events / f"{self.network}-{self._commits:06d}.parquet"
         if path.exists():
             raise RecordError(f"{path}: another process writes this network too; end it and resume the run")
@@ -65,14 +68,15 @@ class Recorder:
         self._commits += 1
         faults.point("events.committed")
 
-    def _complete(self, row: dict[str, Any], seq: int) -> dict[str, Any]:
+    def _complete(self, row: dict[str, Any], seq: int, stamp: dict[str, Any]) -> dict[str, Any]:
         settled = {"network": self.network, "seq": seq, "schema_version": SCHEMA_VERSION}
         for name, value in settled.items():
             if row.get(name) is not None and row[name] != value:
                 raise RecordError(
                     f"event {name}: expected {value!r}, got {row[name]!r}; leave it empty, it is filled in"
                 )
-        return {**row, **settled}
+        stamped = {name: value for name, value in stamp.items() if row.get(name) is None}
+        return {**row, **settled, **stamped}
 
 
 def publish(path: Path, write: Callable[[Path], object], points: str | None = None) -> None:

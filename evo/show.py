@@ -21,7 +21,7 @@ from evo.progress import sparkline, thinned
 from evo.report import failures, idle
 from evo.run import Run
 
-WIDE = 240
+WIDE = 300
 ROOMY = 150
 
 
@@ -43,9 +43,9 @@ def print_front(run: Run, to: Console | None = None) -> None:
     columns = {
         "active_parameters": "parameters",
         "peak_parameters": "peak",
-        "validation_information_nats": "information",
+        "validation_information_nats": "nats",
         quality: title,
-        "test_information_nats": "test information",
+        "test_information_nats": "test nats",
         f"test_{quality}": f"test {title}",
     }
     present = [column for column in columns if column in front]
@@ -53,7 +53,7 @@ def print_front(run: Run, to: Console | None = None) -> None:
     best = run.best
     for _, entry in front.iterrows():
         chosen = (entry["network"], entry["snapshot"]) == (best.network, best.snapshot)
-        name = f"{entry['network']}/{entry['snapshot']}{'  best by validation' if chosen else ''}"
+        name = f"{entry['network']}/{entry['snapshot']}{'  best' if chosen else ''}"
         _add(table, [*(_figure(column, entry[column]) for column in present), name], "bold" if chosen else "")
     _head(
         to,
@@ -124,9 +124,7 @@ def _header(run: Run, to: Console) -> None:
 
 
 def _growth(run: Run) -> Table:
-    table = _table(
-        ["network", "#parameters at birth", "#now", "parameters", "#information", "information", "adopted", "state"]
-    )
+    table = _table(["network", "#born", "#now", "parameters", "#nats", "information", "adopted", "state"])
     for _, row in run.networks.iterrows():
         life = run.events[(run.events["network"] == row["network"]) & run.events["kind"].isin(["started", "decision"])]
         actions = life.loc[life["kind"] == "decision", "action"].fillna("NoChange")
@@ -262,7 +260,8 @@ def _table(heads: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for head in heads:
         number = head[0] == "#"
-        table.add_column(head.lstrip("#"), justify="right" if number else "left", overflow="fold", no_wrap=number)
+        short = number or head in ("network", "parameters", "information", "adopted", "network/snapshot")
+        table.add_column(head.lstrip("#"), justify="right" if number else "left", overflow="fold", no_wrap=short)
     return table
 
 

@@ -26,7 +26,7 @@ class Stop:
     Outside the main thread, where Python delivers no signals, it does nothing. heard: called once, when the wish comes.
     """
 
-    def __init__(self, heard: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, heard: Callable[[], None] | None = None) -> None:
         self.asked: int | None = None
         self._heard = heard
         self._before: dict[int, Any] = {}
@@ -56,4 +56,5 @@ class Stop:
         self.asked = number
         # The signal may have come in the middle of a print, and Python's streams cannot be entered twice.
         with contextlib.suppress(RuntimeError):
-            self._heard()
+            if self._heard is not None:
+                self._heard()

@@ -34,6 +34,7 @@ MAX_FAILURES = 3
 """Deaths of its process that a network survives; nodes that are taken away do not count."""
 
 _ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one is not silent when told to be
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "1e9",
@@ -64,7 +65,7 @@ def run_search(
     if not plan.samples:
         return
     progress({"stage": "note", "text": "starting Ray ..."})
-    with cluster.session(device), _environment(), tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
+    with cluster.session(device), _environment(share), tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
         data = (ray.put(ShippedTask.of(task)),)
         common = Common(config, census.folder, data, device.type, config.workers, share.gpus, price, begin)
         claim = tune.PlacementGroupFactory(share.bundles(config.workers))
@@ -86,8 +87,9 @@ def run_search(
 
 @dataclass(frozen=True)
 class Share:
-    """What one network claims. cpus: for itself, its workers apart. gpus: for itself, and as much for each worker."""
+    """What one of `at_once` networks claims. cpus: for itself, its workers apart. gpus: for itself, and each worker."""
 
+    at_once: int
     cpus: float
     gpus: float
 
@@ -106,7 +108,7 @@ class Share:
             )
         at_once = asked or max(1, int(present / max(1.0, least)))
         gpus = min(1.0, cluster.gpus(device) / at_once) / (1 + workers)
-        return Share(_floor(present / at_once - WORKER_CPUS * workers), _floor(gpus))
+        return Share(at_once, _floor(present / at_once - WORKER_CPUS * workers), _floor(gpus))
 
     def bundles(self, workers: int) -> list[dict[str, float]]:
         mine = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
@@ -156,8 +158,10 @@ def _floor(share: float) -> float:
 
 
 @contextmanager
-def _environment() -> Iterator[None]:
-    wanted = {name: value for name, value in _ENVIRONMENT.items() if name not in os.environ}
+def _environment(share: Share) -> Iterator[None]:
+    # As many trials may be on their way as can run: else each would wait for the one before it to have started.
+    wanted = {**_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(share.at_once)}
+    wanted = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(wanted)
     try:
         yield

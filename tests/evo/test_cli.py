@@ -213,6 +213,31 @@ def test_ctrl_c_says_how_to_go_on(fake: type[FakeGrower], evo: Evo, number: int,
     assert len(json.loads(out)["decisions"]) == CYCLES
 
 
+def test_a_true_run_stopped_by_ctrl_c_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from evo.cli import main; main()"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    life = ["grow", "parity:4", "--epochs", "1200", "--json", *QUIET]
+
+    def start(*words: str) -> subprocess.Popen[str]:
+        pipe = subprocess.PIPE
+        return subprocess.Popen([*command, *words], stdout=pipe, stderr=pipe, text=True, cwd=tmp_path, env=environment)
+
+    broken, whole = start(*life, "--name", "broken"), start(*life, "--name", "whole")
+    assert broken.stderr is not None
+    for line in broken.stderr:
+        if line.startswith("n000 g0"):
+            broken.send_signal(signal.SIGINT)
+            break
+    out, err = broken.communicate(timeout=120)
+    assert (broken.returncode, out) == (130, "")
+    assert err.splitlines()[-1].endswith("go on with `evo resume broken`")
+    resumed = start("resume", "broken", "--json")
+    found = [json.loads(process.communicate(timeout=120)[0]) for process in (resumed, whole)]
+    assert found[0]["front"] == found[1]["front"]
+    assert found[0]["decisions"] == found[1]["decisions"]
+    assert len(found[0]["decisions"]) > 2
+
+
 def test_a_second_ctrl_c_does_not_wait(fake: type[FakeGrower], evo: Evo) -> None:
     def twice(cycle: int) -> None:
         if cycle == 1:

@@ -28,15 +28,15 @@ from evo.recorder import Recorder, compact, read_events
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of MLflow's own use of SQLAlchemy
 ROOT = Path(__file__).parents[2]
-CURVES = ("started", "segment", "decision", "snapshot", "finished")
-COLUMNS = (
-    "information_nats",
-    "validation_information_nats",
-    "validation_accuracy",
-    "active_parameters",
-    "train_loss",
-    "credits_nats",
-)
+BOOKS = ("started", "segment", "decision")
+CURVES = {
+    "information_nats": BOOKS,
+    "active_parameters": BOOKS,
+    "credits_nats": BOOKS,
+    "train_loss": ("segment",),
+    "validation_information_nats": ("snapshot",),
+    "validation_accuracy": ("snapshot",),
+}
 
 
 def search(folder: Path, networks: int = 2, cycles: int = 3, kind: str = "search") -> Path:
@@ -92,14 +92,12 @@ def points(uri: str) -> Counter[tuple[str, str, int]]:
 def expected(folder: Path) -> Counter[tuple[str, str, int]]:
     """The same, counted in Parquet by a way of its own."""
     events = read_events(folder)
-    curves = events[events.kind.isin(CURVES)]
     count: Counter[tuple[str, str, int]] = Counter()
-    for key in COLUMNS:
-        count.update(
-            (n, key, s) for n, s in zip(*[curves[curves[key].notna()][c] for c in ("network", "step")], strict=True)
-        )
-    decisions = curves[curves.kind == "decision"]
-    count.update((n, "gain_nats", s) for n, s in zip(decisions.network, decisions.step, strict=True))
+    for key, kinds in CURVES.items():
+        rows = events[events.kind.isin(kinds) & events[key].notna()]
+        count.update((network, key, step) for network, step in zip(rows.network, rows.step, strict=True))
+    decisions = events[events.kind == "decision"]
+    count.update((n, "gain_nats", step) for n, step in zip(decisions.network, decisions.step, strict=True))
     return count
 
 

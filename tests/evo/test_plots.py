@@ -83,7 +83,7 @@ def test_what_did_nothing_says_so(tmp_path: Path) -> None:
     run = Run.open(write(tmp_path / "r", [quiet]))
     assert "no tournament was held" in words(run.plot("decisions"))
     assert "no tournament was held" in words(run.plot("predictions"))
-    assert "none of them started from another's snapshot" in words(run.plot("lineage"))
+    assert "so there is no tree" in words(run.plot("lineage"))
     assert "no snapshot was saved yet" in words(Run.open(write(tmp_path / "s", [quiet[:1]])).plot("front"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,9 @@ def test_rows_come_back_as_committed(tmp_path: Path) -> None:
     assert events.seq.tolist() == [0, 1, 2]
     assert set(events.network) == {"n000"}
     assert set(events.schema_version) == {1}
+    assert events.time.iloc[0] == 1.5  # a row's own clock stays, an empty one is filled
+    assert (events.time.iloc[1:] > 1.5e9).all()
+    assert set(events.pid) == {os.getpid()}
     assert events.measured_nats.iloc[1] == 0.25
     assert events.active_parameters.iloc[2] == 2**40
     assert events[events.selected].seq.tolist() == [1]  # an empty flag counts as no
@@ -116,6 +120,7 @@ def test_columns_that_an_older_file_lacks_are_empty(tmp_path: Path) -> None:
     events = read_events(tmp_path)
     assert tuple(events.columns) == COLUMNS
     assert events.own_nats.isna().all()
+    assert events.pid.isna().all()
     assert events.cycle.tolist() == [0, 0, 0]
 
 
@@ -275,3 +280,13 @@ def test_a_wrong_fault_is_refused(spec: str, told: str) -> None:
         faults.read(spec)
     assert faults.read("*:7") == ("*", 7)
     assert faults.read("events.begin") == ("events.begin", 1)
+
+
+def test_every_point_in_the_source_is_registered() -> None:
+    named = {
+        name
+        for path in [*(ROOT / "evo").rglob("*.py"), *(ROOT / "search_spaces").rglob("*.py")]
+        for name in re.findall(r'point\("([a-z_.]+)"\)', path.read_text(encoding="utf-8"))
+    }
+    assert "events.begin" in named
+    assert named <= set(faults.POINTS)

@@ -25,7 +25,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def test_a_run_shows_front_growth_lineage_decisions_and_trust(run: Run) -> None:
     text = printed(run)
     best = run.best
-    assert f"{best.network}/{best.snapshot}  best by validation" in text
+    assert f"{best.network}/{best.snapshot}  best" in text
     for head in ("Front of", "Growth, from birth to now", "Lineage", f"Decisions of {best.network}", "Trust"):
         assert head in text
     first = run.networks.iloc[0]

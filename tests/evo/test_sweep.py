@@ -1,0 +1,164 @@
+"""The search under Ray Tune, with lives that only pretend to train."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from evo import cluster
+from evo.config import Config, ConfigError
+from evo.events import STABLE
+from evo.recorder import networks, read_events
+from evo.settings import build
+from evo.sweep import Share, run_search
+from evo.task import Split, Task
+from fake_life import FakeLife
+
+CPU = torch.device("cpu")
+
+
+def tiny_task() -> Task:
+    names = dict.fromkeys(("train", "growth", "audit", "validation", "test"))
+    data = Split(torch.zeros(200, 6), torch.zeros(200, dtype=torch.int64))
+    return Task("tiny", "classification", (6,), 2, dict.fromkeys(names, data), 0.69, {})
+
+
+def config_of(**more: Any) -> Config:
+    return build({"seed": 5, "growth.cycles": 3, "search.networks": 6, "search.population": 3}, more)
+
+
+def search(folder: Path, config: Config, stop: Any = lambda: False) -> list[Mapping[str, Any]]:
+    heard: list[Mapping[str, Any]] = []
+    run_search(config, tiny_task(), folder, heard.append, stop, begin=FakeLife)
+    return [update for update in heard if update["stage"] == "cycle"]
+
+
+def same_events(one: Path, other: Path) -> None:
+    left, right = (read_events(folder)[list(STABLE)] for folder in (one, other))
+    assert left.equals(right)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_running() -> Iterator[None]:
+    with cluster.session(CPU):
+        yield
+
+
+@pytest.fixture(scope="module")
+def unbroken(ray_running: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Mapping[str, Any]]]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    return folder, search(folder, config_of())
+
+
+def test_two_generations(unbroken: tuple[Path, list[Mapping[str, Any]]], capfd: pytest.CaptureFixture[str]) -> None:
+    folder, heard = unbroken
+    assert networks(folder) == [f"n{i:03d}" for i in range(6)]
+    rows = read_events(folder)
+    started = rows[rows["kind"] == "started"].set_index("network")
+    assert list(started["generation"]) == [0, 0, 0, 1, 1, 1]
+    assert started["parent"].isna().tolist() == [True] * 3 + [False] * 3
+    assert all(parent.split("/")[0] in ("n000", "n001", "n002") for parent in started["parent"][3:])
+    assert (rows["kind"] == "finished").sum() == 6
+    assert {(u["network"], u["cycle"]) for u in heard} == {(f"n{i:03d}", c) for i in range(6) for c in (1, 2, 3)}
+    assert sum(bool(u["done"]) for u in heard) == 6
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_killed_network_changes_nothing(tmp_path: Path, unbroken: tuple[Path, Any]) -> None:
+    for name in ("kill-n001-1", "kill-n004-2"):
+        (tmp_path / name).touch()
+    search(tmp_path, config_of())
+    assert not list(tmp_path.glob("kill-*"))
+    same_events(tmp_path, unbroken[0])
+
+
+@pytest.mark.parametrize("cycles", [2, 11])
+def test_stopped_and_resumed_ends_as_unbroken(tmp_path: Path, unbroken: tuple[Path, Any], cycles: int) -> None:
+    heard: list[Mapping[str, Any]] = []
+    run_search(config_of(), tiny_task(), tmp_path, heard.append, lambda: len(heard) > cycles, begin=FakeLife)
+    before = read_events(tmp_path)
+    assert (before["kind"] == "finished").sum() < 6
+    told = search(tmp_path, config_of())
+    same_events(tmp_path, unbroken[0])
+    ended = set(before.loc[before["kind"] == "finished", "network"])
+    assert {u["network"] for u in told if u["done"]} == set(networks(tmp_path))
+    assert all(sum(u["network"] == name for u in told) == 1 for name in ended)
+
+
+def test_an_exception_of_the_watcher_ends_the_search_and_is_raised(tmp_path: Path) -> None:
+    def watch(update: Mapping[str, Any]) -> None:
+        if update["stage"] == "cycle":
+            raise KeyboardInterrupt("enough")
+
+    with pytest.raises(KeyboardInterrupt, match="enough"):
+        run_search(config_of(), tiny_task(), tmp_path, watch, begin=FakeLife)
+    assert (read_events(tmp_path)["kind"] == "finished").sum() == 0
+
+
+def test_what_no_second_try_mends_is_raised_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "refuse-n001").touch()
+    with pytest.raises(ValueError, match="expected a whole file, got half of one"):
+        search(tmp_path, config_of())
+    assert "n004" not in networks(tmp_path)
+
+
+def test_a_network_that_always_dies_fails_alone(tmp_path: Path) -> None:
+    (tmp_path / "doom-n001").touch()
+    search(tmp_path, config_of())
+    rows = read_events(tmp_path)
+    failed = rows[rows["kind"] == "failed"]
+    assert list(failed["network"]) == ["n001"]
+    assert "4 times" in failed["reason"].iloc[0]
+    assert (rows["kind"] == "finished").sum() == 5
+    assert not rows.loc[rows["kind"] == "started", "parent"].dropna().str.startswith("n001").any()
+
+
+def test_asha_ends_networks_early_and_says_so(tmp_path: Path) -> None:
+    config = config_of(**{"search.algorithm": "asha", "growth.cycles": 8, "search.networks": 6})
+    search(tmp_path, config)
+    rows = read_events(tmp_path)
+    ends = rows[rows["kind"] == "finished"]
+    assert len(ends) == 6
+    early = ends[ends["reason"].str.startswith("stopped by ASHA")]
+    assert 0 < len(early) < 6
+    assert (early["cycle"] < 8).all()
+
+
+def test_pbt_goes_on_from_copies(tmp_path: Path) -> None:
+    settings = {"search.algorithm": "pbt", "growth.cycles": 10, "search.networks": 4, "search.population": 4}
+    search(tmp_path, config_of(**settings))
+    rows = read_events(tmp_path)
+    started = rows[rows["kind"] == "started"].set_index("network")
+    copies = started[started["parent"].notna()]
+    assert len(copies)
+    assert copies.index.min() >= "n004"
+    ends = rows[rows["kind"] == "finished"].set_index("network")
+    assert set(ends.index) == set(started.index)
+    assert ends["reason"].str.startswith("gave way to").sum() == len(copies)
+    for name, row in copies.iterrows():
+        made = Config.model_validate_json(row["config"])
+        assert made.growth.cycles < 10, name
+
+
+def test_shares_fill_the_machine_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "cpus", lambda: 2)
+    assert Share.of(config_of(), CPU) == Share(2, 1.0, 0.0)
+    assert Share.of(config_of(workers=1), CPU) == Share(2, 0.5, 0.0)
+    assert Share.of(config_of(workers=2), CPU) == Share(1, 1.0, 0.0)
+    assert Share.of(config_of(workers=2), CPU).bundles(2) == [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}]
+    assert Share.of(config_of(**{"search.at_once": 4}), CPU) == Share(4, 0.5, 0.0)
+    monkeypatch.setattr(cluster, "gpus", lambda device: 2)
+    on_gpus = Share.of(config_of(workers=1, **{"search.at_once": 2}), torch.device("cuda"))
+    assert on_gpus == Share(2, 0.5, 0.5)
+    for settings, message in (
+        ({"workers": 4}, r"workers: expected at most 3 on 2 CPUs .*got 4; write workers: 3"),
+        ({"workers": 2, "search.at_once": 2}, r"search.at_once: expected at most 1 with 2 workers each on 2 CPUs, got 2"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Share.of(config_of(**settings), CPU)
+
+
