@@ -98,8 +98,9 @@ class NetworkTrial(tune.Trainable):
                 self._life = self._open()
             update = {} if self._life.done else self._life.advance()
             done = self._life.done
-        except (ValueError, OSError) as error:
-            # A bad file or a full disk stays so: it is told as it is, and not tried again.
+        except ray.exceptions.RayError:
+            raise  # lost workers or nodes: Tune tries again
+        except Exception as error:  # whatever it is, a second try would come to the same: the search is to end with it
             return {"done": True, "mistake": _told(error), "clock": 0, "score": float("nan")}
         birth = self.config["birth"]
         about = {"network": birth["network"], "generation": birth["generation"], "parent": self._parent}
@@ -189,8 +190,12 @@ def _snapshots(folder: Path, network: str) -> list[str]:
     return [str(row["snapshot"]) for row in rows if row["kind"] == "snapshot"]
 
 
-def _told(error: ValueError | OSError) -> Exception:
-    """The error in a form that pickles, with its trace as a note."""
-    told: Exception = OSError(*error.args) if isinstance(error, OSError) else ValueError(str(error))
+def _told(error: Exception) -> Exception:
+    """The error in a form that surely pickles, with its trace: what is wrong for users stays one line."""
+    told: Exception = RuntimeError(f"{type(error).__name__}: {error}")
+    if isinstance(error, OSError):
+        told = OSError(*error.args)
+    elif isinstance(error, ValueError):
+        told = ValueError(str(error))
     told.add_note(traceback.format_exc())
     return told

@@ -30,6 +30,9 @@ from evo.task import Task
 from evo.workers import device_of
 from tournaments import economy
 
+CREATION_FAILED = "error raised in its creation task"
+"""What Ray says where an actor could not even be made, which is a fault of the installation, not of a network."""
+
 MAX_FAILURES = 3
 """Deaths of its process that a network survives; nodes that are taken away do not count."""
 
@@ -134,9 +137,13 @@ class Listener(tune.Callback):
         self._census.tell({**update, "done": result["done"]})
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """After the last of its tries."""
+        told = Path(trial.error_file).read_text(encoding="utf-8")
+        if CREATION_FAILED in told:
+            self._census.broken = self._census.broken or RuntimeError(told)
+            return
         network = trial.config["birth"]["network"]
-        why = " ".join(str(trial.get_error() or "its process died").strip().splitlines()[-1:])
-        self._census.end(network, "failed", f"{why} ({trial.num_failures} times)")
+        self._census.end(network, "failed", f"its process died {trial.num_failures} times")
 
 
 class UntilStopped(tune.Stopper):

@@ -2,9 +2,10 @@
 
 Only active elements are gathered, updated and put back, so the optimiser cannot move a masked weight. Every element has
 its own age: bias correction and warm-up count the updates that *it* has had. Where all ages agree, torch's fused AdamW
-does the update; where they differ, the corrections come from a table by (step, distinct age).
+does the update. Where they differ, it does so at the age of the majority, and the few others are then put where their
+own age says: the moments do not depend on it, so only their last step is taken again, from a table by (step, age).
 
-n samples, b batch, k steps of a session, m active elements, d distinct (age, scale) pairs.
+n samples, b batch, k steps of a session, m active elements, o of them others, d distinct (age, scale) pairs.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ class Session:
                     # A dense parameter lives in theta itself: the update needs no copy back.
                     p.data = self.pieces[name].view(p.shape)
         self.mature = self._mature_age()
-        self.uniform = self._is_uniform()
+        self._split_ages()
         network.train()
 
     def run(self, orders: NDArray[np.int64], rates: NDArray[np.float64]) -> Trained:
@@ -108,10 +109,7 @@ class Session:
         self.at = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.log = torch.zeros(steps, 2, device=self.device)
         self.rates = torch.as_tensor(rates, dtype=torch.float32, device=self.device)
-        if self.uniform:
-            first_age = float(self.age[0].clamp(max=self.mature)) if len(self.age) else 0.0
-            self.clock = torch.tensor(first_age, device=self.device)
-        else:
+        if len(self.others):
             self._tables(rates)
         if self.capture and steps > 3:
             self._run_captured(steps)
@@ -146,17 +144,18 @@ class Session:
             g = torch.cat(flat)
             norm = torch.linalg.vector_norm(g)
             g.mul_((self.config.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
-            if self.uniform:
-                self._update_uniform(g)
-            else:
-                self._update_mixed(g)
+            before = self.theta.index_select(0, self.others) if len(self.others) else None
+            self._update(g)
+            if before is not None:
+                self._correct(before)
             for name, index in self.index.items():
                 if index is not None:
                     self.parameters[name].view(-1).index_copy_(0, index, self.pieces[name])
             self.log.index_copy_(0, self.at, torch.stack([loss.detach(), norm]).view(1, 2))
             self.at.add_(1)
 
-    def _update_uniform(self, g: Tensor) -> None:
+    def _update(self, g: Tensor) -> None:
+        """AdamW for all elements, as if each had the majority's age."""
         adamw(
             [self.theta],
             [g],
@@ -174,17 +173,17 @@ class Session:
             maximize=False,
         )
 
-    def _update_mixed(self, g: Tensor) -> None:
+    def _correct(self, before: Tensor) -> None:
+        """The step of the others, from where they stood (o,), at their own ages and scales."""
         row = self.table.index_select(0, self.at).view(3, -1).index_select(1, self.which)
-        self.theta.mul_(row[2])
-        self.first.lerp_(g, 1 - self.config.beta1)
-        self.second.mul_(self.config.beta2).addcmul_(g, g, value=1 - self.config.beta2)
-        denominator = self.second.sqrt().mul_(row[1]).add_(EPSILON)
-        self.theta.addcdiv_(self.first * row[0], denominator, value=-1.0)
+        first, second = self.first.index_select(0, self.others), self.second.index_select(0, self.others)
+        denominator = second.sqrt_().mul_(row[1]).add_(EPSILON)
+        after = before.mul_(row[2]).addcdiv_(first.mul_(row[0]), denominator, value=-1.0)
+        self.theta.index_copy_(0, self.others, after)
 
     def _tables(self, rates: NDArray[np.float64]) -> None:
-        """table: (k, 3, d) = rate·scale·ramp/(1−β₁^age), 1/√(1−β₂^age), 1−rate·decay·scale·ramp; which: (m,) into d."""
-        pairs = torch.stack([self.age.double(), self.scale.double()], dim=1)
+        """table: (k, 3, d) = rate·scale·ramp/(1−β₁^age), 1/√(1−β₂^age), 1−rate·decay·scale·ramp; which: (o,) into d."""
+        pairs = torch.stack([self.age.double(), self.scale.double()], dim=1)[self.others]
         distinct, self.which = torch.unique(pairs, dim=0, return_inverse=True)
         age, scale = distinct.cpu().numpy().T
         t = age[None, :] + 1 + np.arange(len(rates))[:, None]
@@ -245,11 +244,14 @@ class Session:
         slowest = max(self.config.beta1, self.config.beta2)
         return max(self.config.warmup, math.ceil(math.log(2**-25) / math.log(slowest)) if slowest > 0 else 1)
 
-    def _is_uniform(self) -> bool:
-        if not len(self.age) or not bool((self.scale == 1).all()):
-            return not len(self.age)
-        youngest, oldest = (int(a) for a in torch.aminmax(self.age.clamp(max=self.mature)))
-        return youngest == oldest >= self.config.warmup
+    def _split_ages(self) -> None:
+        """clock: the age of the largest group that is warmed up and not rescaled; others: (o,) all elements outside it."""
+        grown = self.age.clamp(max=self.mature)
+        plain = (grown >= self.config.warmup) & (self.scale == 1)
+        ages, counts = torch.unique(grown[plain], return_counts=True)
+        major = int(ages[counts.argmax()]) if len(ages) else self.mature
+        self.clock = torch.tensor(float(major), device=self.device)
+        self.others = (~(plain & (grown == major))).nonzero().view(-1)
 
 
 @torch.no_grad()

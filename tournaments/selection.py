@@ -40,7 +40,9 @@ def select(contenders: Sequence[Contender], price: float, floor: float = 0.0) ->
     if shrinkers:
         shrinker = max(shrinkers, key=lambda c: (net(c, price), -c.arm))
         saved = -shrinker.cost
-        best.append((shrinker, f"saves {saved} parameters at a loss below {max(-shrinker.bound, 0.0):.4f} nats"))
+        kept = f"at a loss below {-shrinker.bound:.4f} nats" if shrinker.bound < 0 else f"and gains {shrinker.bound:.4f} nats"
+        swap = f"gains at least {shrinker.bound:.4f} nats at the same count"
+        best.append((shrinker, f"saves {saved} parameters {kept}" if saved else swap))
     if not best:
         top = max(contenders, key=lambda c: c.bound, default=None)
         if top is None:

@@ -20,7 +20,7 @@ from evo.population import (
 )
 from evo.settings import build
 from search_spaces.randomness import keyed
-from search_spaces.spaces import seed_mlp
+from search_spaces.spaces import seed
 
 
 def config_of(**search: object) -> Config:
@@ -97,7 +97,7 @@ def test_settings_stay_within_the_ranges_and_make_a_valid_config() -> None:
             assert space.low <= birth.settings[name] <= space.high
         if birth.parent is None:
             assert 4 <= made.network.hidden[0] <= 9
-            body = seed_mlp(64, made.network.hidden, 10, made.network.density, "relu", keyed("seed"))
+            body = seed(made.network.model_dump(), (64,), None, 10, keyed("seed"))
             assert 69 <= body.count() <= 91
 
 

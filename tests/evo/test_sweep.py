@@ -6,8 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import fake_life
 import pytest
 import torch
+from fake_life import FakeLife
+from ray import cloudpickle
 
 from evo import cluster
 from evo.config import Config, ConfigError
@@ -16,7 +19,9 @@ from evo.recorder import networks, read_events
 from evo.settings import build
 from evo.sweep import Share, run_search
 from evo.task import Split, Task
-from fake_life import FakeLife
+
+# Ray's processes find installed modules, not those of a folder of tests.
+cloudpickle.register_pickle_by_value(fake_life)
 
 CPU = torch.device("cpu")
 
@@ -112,7 +117,7 @@ def test_a_network_that_always_dies_fails_alone(tmp_path: Path) -> None:
     rows = read_events(tmp_path)
     failed = rows[rows["kind"] == "failed"]
     assert list(failed["network"]) == ["n001"]
-    assert "4 times" in failed["reason"].iloc[0]
+    assert "died 4 times" in failed["reason"].iloc[0]
     assert (rows["kind"] == "finished").sum() == 5
     assert not rows.loc[rows["kind"] == "started", "parent"].dropna().str.startswith("n001").any()
 
