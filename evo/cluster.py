@@ -6,6 +6,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 import signal
 import tempfile
@@ -16,13 +17,13 @@ from typing import Any
 
 import ray
 import torch
+from ray._private import ray_logging
 
 from evo.config import ConfigError
 from evo.pool import WORKER_CPUS
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS": "0",
     # Actors without a GPU must not lose sight of it by an empty CUDA_VISIBLE_DEVICES; Ray warns of that change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -73,21 +74,35 @@ def session(device: torch.device) -> Iterator[None]:
         return
     # Ray's sockets live below it, and the path of a socket holds about 100 characters.
     folder = tempfile.mkdtemp(prefix="evo-", dir="/tmp" if os.path.isdir("/tmp") else None)
-    levels = {name: logging.getLogger(name).level for name in ("ray", "ray.tune")}
     try:
         with _environment(device), _handlers():
             ray.init(
                 address="local", num_cpus=cpus(), num_gpus=gpus(device), include_dashboard=False,
                 log_to_driver=False, logging_level=logging.ERROR, _temp_dir=folder,
             )  # fmt: skip
-        for name in levels:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        yield
+        with _silence():
+            yield
     finally:
         ray.shutdown()
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps Ray off standard output, where it reports each dead worker and `--json` writes its one object."""
+    printers = [p for p in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator) if hasattr(p, "skip_re")]
+    patterns = [printer.skip_re for printer in printers]
+    logger = logging.getLogger("ray")
+    level = logger.level
+    for printer in printers:
+        printer.skip_re = re.compile("")
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        for printer, pattern in zip(printers, patterns, strict=True):
+            printer.skip_re = pattern
 
 
 @contextlib.contextmanager

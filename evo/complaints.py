@@ -1,7 +1,7 @@
 """What goes wrong, said in one line on standard error, with an exit code that scripts can rely on.
 
 2: a mistake in what was asked for, or a disk that is full or cannot be written to. 130 (143): stopped by Ctrl-C (by
-SIGTERM). MERISTEM_TRACEBACK=1 also shows where an error came from.
+SIGTERM). 1: a fault of ours. MERISTEM_TRACEBACK=1 also shows where an error came from.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import typer
 
 P = ParamSpec("P")
 INTERRUPTED = 128
+OURS = {"evo", "tournaments", "search_spaces"}
 
 
 def plainly(command: Callable[P, None]) -> Callable[P, None]:
@@ -32,12 +33,26 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
         except (OSError, ValueError) as err:
             message = os_error(err) if isinstance(err, OSError) else str(err)
-            raise typer.Exit(complain("; ".join([message, *_notes(err)]))) from err
+            if _ours(err):
+                raise typer.Exit(complain("; ".join([message, *_notes(err)]))) from err
+            message = f"a fault of evo's own, {type(err).__name__}: {message}"
+            complain("; ".join([message, "MERISTEM_TRACEBACK=1 shows where", *_notes(err)]))
+            raise typer.Exit(1) from err
         except KeyboardInterrupt as stopped:
             print(f"evo: {'; '.join([str(stopped) or 'stopped at once', *_notes(stopped)])}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED + getattr(stopped, "signum", 2)) from None
 
     return run
+
+
+def _ours(err: BaseException) -> bool:
+    """Whether this was raised by us, of somebody's mistake, and not by a library, of a mistake in us."""
+    trace = err.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    raised_in = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+    homes = {name.partition(".")[0] for name in (raised_in, type(err).__module__)}
+    return isinstance(err, OSError) or bool(homes & OURS)
 
 
 def _notes(err: BaseException) -> list[str]:

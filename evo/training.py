@@ -229,9 +229,8 @@ class Session:
     def _spread(self, compact: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
         spread = {}
         pieces = compact.split([self._size(name) for name in self.parameters])
-        for (name, old), piece in zip(like.items(), pieces, strict=True):
-            full = torch.zeros_like(old)
-            index = self.index[name]
+        for name, piece in zip(self.parameters, pieces, strict=True):
+            full, index = torch.zeros_like(like[name]), self.index[name]
             if index is None:
                 full.view(-1).copy_(piece)
             else:

@@ -61,6 +61,9 @@ def random_gates(H: Tensor, count: int, rng: np.random.Generator) -> Tensor:
     """(r, count) float 0/1: on which side of a random feature's mean each row lies."""
     spread = H.std(dim=0)
     useful = torch.nonzero(spread > 1e-6).view(-1)
+    if not len(useful):
+        # Constant features have no sides: the gates let everything pass.
+        return torch.ones(len(H), count, dtype=H.dtype, device=H.device)
     picked = useful[torch.from_numpy(rng.integers(0, len(useful), count)).to(H.device)]
     return (H[:, picked] > H[:, picked].mean(dim=0)).to(H.dtype)
 

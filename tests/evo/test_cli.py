@@ -14,6 +14,7 @@ from pathlib import Path
 
 import fake_grower
 import fake_run
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -169,6 +170,14 @@ def test_each_mistake_is_one_line_and_leaves_nothing(evo: Evo, words: list[str],
     assert err.count("\n") == 1
     assert re.match(f"evo: .*{told}", err), err
     assert sorted(os.listdir()) == before
+
+
+def test_a_fault_of_ours_is_not_blamed_on_the_user(fake: type[FakeGrower], evo: Evo) -> None:
+    fake.before = staticmethod(lambda cycle: np.random.default_rng(0).integers(0, 0) if cycle == 2 else None)
+    code, _, err = evo("grow", "parity:4", "--name", "a", *QUIET)
+    assert code == 1
+    assert err.splitlines()[-1].startswith("evo: a fault of evo's own, ValueError: ")
+    assert err.splitlines()[-1].endswith("MERISTEM_TRACEBACK=1 shows where; go on with `evo resume a`")
 
 
 def test_traceback_on_request(evo: Evo, monkeypatch: pytest.MonkeyPatch) -> None:
