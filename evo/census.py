@@ -8,12 +8,12 @@ from typing import Any
 
 from evo import events
 from evo.config import Config
-from evo.population import Birth, Point
+from evo.population import Point, name_of
 from evo.progress import Progress
 from evo.recorder import Recorder, networks, read_table
 
 _SHOWN = (
-    "cycle", "step", "epoch", "information_nats", "validation_information_nats", "validation_accuracy",
+    "generation", "cycle", "step", "epoch", "information_nats", "validation_information_nats", "validation_accuracy",
     "validation_r2", "active_parameters", "peak_parameters",
 )  # fmt: skip
 
@@ -53,16 +53,31 @@ class Census:
 
     def tell(self, update: Mapping[str, Any]) -> None:
         """Passes a cycle on to whoever watches."""
+        self._say({"stage": "cycle", **update})
+
+    def note(self, text: str) -> None:
+        self._say({"stage": "note", "text": text})
+
+    def tell_ended(self, network: str) -> None:
+        """Shows a network whose life was over before this process began."""
+        last = _last_snapshot(self._rows(network))
+        shown = {name: last[name] for name in _SHOWN if last.get(name) is not None}
+        self.tell({"network": network, **shown, "done": True})
+
+    def complete(self, count: int) -> bool:
+        """Whether the first `count` networks and all later ones have ended; shows them if so."""
+        names = sorted({name_of(i) for i in range(count)} | set(networks(self.folder)))
+        if any(self.life(name) is None for name in names):
+            return False
+        for name in names:
+            self.tell_ended(name)
+        return True
+
+    def _say(self, update: Mapping[str, Any]) -> None:
         try:
-            self._progress({"stage": "cycle", **update})
+            self._progress(update)
         except BaseException as error:  # Ctrl-C among them: the networks are to end between two cycles first
             self.broken = self.broken or error
-
-    def tell_ended(self, birth: Birth) -> None:
-        """Shows a network whose life was over before this process began."""
-        last = _last_snapshot(self._rows(birth.network))
-        shown = {name: last[name] for name in _SHOWN if last.get(name) is not None}
-        self.tell({"network": birth.network, "generation": birth.generation, **shown, "done": True})
 
     def _rows(self, network: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = read_table(self.folder, network).to_pylist()

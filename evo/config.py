@@ -60,7 +60,7 @@ class NetworkConfig(Section):
 
 
 class TrainingConfig(Section):
-    steps: int = Field(default=30_000, ge=1, description="the whole life of one network; losing trials not counted")
+    steps: int = Field(default=24_000, ge=1, description="the whole life of one network; losing trials not counted")
     epochs: float | None = Field(default=None, gt=0, description="the same in epochs; empty: as steps says")
     seconds: float | None = Field(
         default=None, gt=0, description="or stop after this long (such a run is not repeatable)"

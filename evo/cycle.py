@@ -104,7 +104,8 @@ def run_cycle(
 ) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
     """The next cycle, or the last stretch of training once all cycles are over."""
     last = life.cycle >= around.plan.cycles
-    steps = around.plan.settle if last else around.plan.segment
+    # Where no tournament was held its steps were not taken: the last stretch ends the life, and its cosine, all the same.
+    steps = max(around.plan.total - life.step, 0) if last else around.plan.segment
     life, network, state, rows = _train(around, life, network, state, steps)
     if last or life.done:
         life = dataclasses.replace(life, cycle=life.cycle + 1, done=True, reason=life.reason or "lived its whole life")
@@ -154,8 +155,10 @@ def _train(
         if not trained.diverged and bool(np.isfinite(held).all()):
             break
         life = dataclasses.replace(life, rate=life.rate / 2)
-        said = f"training diverged; once more from the last decision at {life.rate:g} of the learning rate"
-        rows.append(events.row("choice", cycle=life.cycle, step=life.step, reason=said))
+        said = "training diverged"
+        if attempt < PATIENCE_WITH_DIVERGENCE:
+            said += f"; once more from the last decision at {life.rate:g} of the learning rate"
+        rows.append(events.row("choice", cycle=life.cycle, step=life.step, epoch=_epoch(around, life), reason=said))
     else:
         network, state = unpack(keep)
         return dataclasses.replace(life, done=True, reason="training diverged at every rate"), network, state, rows
@@ -421,7 +424,7 @@ def _verdict_row(around: Surroundings, life: Life, v: Verdict, adopted: int, tri
         bound_nats=g.bound if g else None,
         audit_nats=a.nats if a else None,
         audit_se_nats=a.se if a else None,
-        own_nats=None if v.diverged else v.own,
+        own_nats=v.own if g else None,
         rungs=v.rungs,
         seeds=around.config.tournament.seeds,
         trial_steps=trials.steps.get(v.arm, 0),
@@ -434,5 +437,6 @@ def _epoch(around: Surroundings, life: Life) -> float:
 
 
 def settings_json(config: Config) -> str:
-    """The config as one line, for the record."""
-    return json.dumps(config.model_dump(mode="json"), separators=(",", ":"))
+    """What a life follows from, as one line for the record: not who computes it, where it is kept and who looks on."""
+    settings = config.model_dump(mode="json", exclude={"workers", "out", "name", "budget", "record"})
+    return json.dumps(settings, separators=(",", ":"))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import socket
@@ -55,6 +56,7 @@ class Grower:
         self._lineage: list[str] = []
         self._peak_before = 0
         found = self._newest()
+        self._sweep(found)
         if found is None:
             self._be_born()
         else:
@@ -146,11 +148,15 @@ class Grower:
         committed = [str(r["snapshot"]) for r in rows if r["kind"] == "snapshot"]
         return committed[-1] if committed else None
 
-    def _take_up(self, name: str) -> None:
+    def _sweep(self, newest: str | None) -> None:
+        """Removes what a killed process had saved beyond the newest commit, or had only begun to save."""
         home = self._snapshots()
         for stray in home.iterdir() if home.is_dir() else ():
-            if stray.name > name or stray.name.startswith("."):
+            if newest is None or stray.name > newest or stray.name.startswith("."):
                 shutil.rmtree(stray)
+
+    def _take_up(self, name: str) -> None:
+        home = self._snapshots()
         found = checkpoint.load(home / name)
         if found.state is None or "life" not in found.extra:
             raise CheckpointError(f"checkpoint {home / name}: holds no optimiser state or no life; it cannot go on")
@@ -163,11 +169,12 @@ class Grower:
             raise CheckpointError(f"checkpoint {home / name}: {err}") from err
 
     def _check_fit(self, network: Network) -> None:
-        outputs = dict(network.axis_sizes()).get("output")
-        if outputs != self.task.outputs:
+        inputs, outputs = math.prod(network.input_shape()), network.axis_sizes()["output"]
+        if (inputs, outputs) != (math.prod(self.task.shape), self.task.outputs):
             raise CheckpointError(
-                f"checkpoint of {self.network}: the network has {outputs} outputs, task {self.task.name} needs "
-                f"{self.task.outputs}; resume with the data that the run began with"
+                f"checkpoint of {self.network}: the network has {inputs} inputs and {outputs} outputs, task "
+                f"{self.task.name} has {math.prod(self.task.shape)} and {self.task.outputs}; resume with the data that "
+                "the run began with"
             )
 
     def _to_device(self) -> None:

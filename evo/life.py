@@ -78,5 +78,5 @@ class Life:
             for key in ("losses", "norms"):
                 rest[key] = tuple(float(v) for v in rest[key])
             return Life(**rest)
-        except (KeyError, TypeError) as err:
+        except (KeyError, TypeError, ValueError) as err:
             raise ValueError(f"state.json: expected the fields of a life, got {json.dumps(fields)[:80]} ({err})") from err

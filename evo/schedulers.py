@@ -40,20 +40,23 @@ class Asker(Searcher):
                 self._networks[trial_id] = birth.network
                 return birth.as_tune_config()
             self._population.ended(birth.network, life)
-            self._census.tell_ended(birth)
+            self._census.tell_ended(birth.network)
         return Searcher.FINISHED if self._population.exhausted else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         network = self._networks.pop(trial_id)
         if error:
             self._population.ended(network, [])
-        elif self._census.broken is None:
+        elif (result or {}).get("mistake") is None and self._census.broken is None:
             life = self._census.life(network)
             if life is None:
                 life = self._census.end(network, "finished", f"stopped by {self._scheduler}")
             self._population.ended(network, life)
 
     # Tune would save its searcher; this one is rebuilt from the events.
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()
 
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         pass
@@ -102,7 +105,7 @@ def _pbt(config: Config, population: Draws, census: Census) -> Plan:
         if census.life(birth.network) is None:
             living.append(birth.as_tune_config()["birth"])
         else:
-            census.tell_ended(birth)
+            census.tell_ended(birth.network)
     bounds, number = growth_space(config), len(births)
 
     def explored(new: dict[str, Any]) -> dict[str, Any]:
@@ -121,4 +124,4 @@ def _pbt(config: Config, population: Draws, census: Census) -> Plan:
         "clock", "score", "max", perturbation_interval=max(1, config.growth.cycles // 5),
         hyperparam_mutations=mutations, custom_explore_fn=explored, log_config=False, require_attrs=False,
     )  # fmt: skip
-    return Plan(scheduler, None, {"birth": tune.grid_search(living)}, 1 if living else 0)
+    return Plan(scheduler, None, {"birth": tune.grid_search(living)}, 1)

@@ -60,18 +60,33 @@ def run_search(
     An exception from `progress` stops it as cleanly, and is raised again. Raises ConfigError where the machine is too
     small for what is asked, and ValueError or OSError for what a network met and no second try would mend.
     """
-    device = device_of(task)
+    # Unless one GPU was asked for by its number, networks are spread over all of them.
+    device = torch.device(config.device if config.device.startswith("cuda:") else device_of(task).type)
     share = Share.of(config, device)
-    price = economy.price(1.0, len(task.splits["train"]), config.economy.price, config.economy.final_price)
     census = Census(Path(folder).absolute(), progress)
+    if not census.complete(config.search.networks):
+        progress({"stage": "note", "text": "starting Ray ..."})
+        with cluster.session(device), _environment(share):
+            _run(config, task, device, share, census, stop, begin)
+    if census.broken is not None:
+        raise census.broken
+
+
+def _run(
+    config: Config,
+    task: Task,
+    device: torch.device,
+    share: Share,
+    census: Census,
+    stop: Callable[[], bool],
+    begin: Begin,
+) -> None:
+    price = economy.price(1.0, len(task.splits["train"]), config.economy.price, config.economy.final_price)
     plan = schedulers.plan(config, task, census, price)
-    if not plan.samples:
-        return
-    progress({"stage": "note", "text": "starting Ray ..."})
-    with cluster.session(device), _environment(share), tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
-        data = (ray.put(ShippedTask.of(task)),)
-        common = Common(config, census.folder, data, device.type, config.workers, share.gpus, price, begin)
-        claim = tune.PlacementGroupFactory(share.bundles(config.workers))
+    data = (ray.put(ShippedTask.of(task)),)
+    common = Common(config, census.folder, data, device.type, config.workers, share.gpus, price, begin)
+    claim = tune.PlacementGroupFactory(share.bundles(config.workers))
+    with tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(NetworkTrial, common=common), claim),
             param_space=plan.space,
@@ -84,8 +99,6 @@ def run_search(
                 stop=UntilStopped(census, stop), failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         ).fit()  # fmt: skip
-    if census.broken is not None:
-        raise census.broken
 
 
 @dataclass(frozen=True)
@@ -121,6 +134,9 @@ class Share:
 class Listener(tune.Callback):
     """Hears what trials report."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()  # Tune pickles it into its scratch folder, where nobody looks for it
+
     def __init__(self, census: Census) -> None:
         self._census = census
         self._networks: dict[str, str] = {}
@@ -136,6 +152,10 @@ class Listener(tune.Callback):
         self._networks[trial.trial_id] = now
         self._census.tell({**update, "done": result["done"]})
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        network = trial.config["birth"]["network"]
+        self._census.note(f"{network}'s process died; it goes on from its last commit")
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """After the last of its tries."""
         told = Path(trial.error_file).read_text(encoding="utf-8")
@@ -148,6 +168,9 @@ class Listener(tune.Callback):
 
 class UntilStopped(tune.Stopper):
     """Ends all trials, each between two cycles, once a stop is asked for or the search is broken."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()  # as above
 
     def __init__(self, census: Census, stop: Callable[[], bool]) -> None:
         self._census, self._stop = census, stop

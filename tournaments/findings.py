@@ -71,6 +71,19 @@ class Findings:
         weight = self.network.get_parameter(f"links.{source}>{target}").detach()
         return weight.reshape(len(weight), -1)
 
+    def reach(self, source: str, target: str) -> int:
+        """How many weights join a unit of `source` to one of `target`: 1, or a kernel's taps."""
+        return self.mask(source, target).shape[1] // self.network.axis_sizes()[source]
+
+    def own_parameters(self, layer: str) -> int:
+        """Parameters that a unit of `layer` has beside its edges: a bias, or a normalisation's scale and shift."""
+        axes = self.network.axes()
+        return sum(axes[name] == layer for name, _ in self.network.named_parameters())
+
+    def by_unit(self, layer: str, columns: Tensor) -> Tensor:
+        """(units,): the sum over the columns of a link that belong to each unit of its source `layer`."""
+        return columns.reshape(self.network.axis_sizes()[layer], -1).sum(dim=1)
+
     def features(self, source: str, target: str) -> Tensor:
         """(r, p): what `source` shows `target`, position by position."""
         return self.network.lift(source, target, self.evidence.activations[source]).flatten(0, 1)

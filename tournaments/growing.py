@@ -7,7 +7,7 @@ as the network's `lift` does, and only proposals that need no closed form are ma
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from torch import Tensor
 from search_spaces.actions import Insert, Spoke, Unit, Widen
 from tournaments.candidate import Candidate
 from tournaments.findings import Findings
-from tournaments.units import make_pool, pick_units, random_gates, targets
+from tournaments.units import Pool, PooledUnit, make_pool, pick_units, random_gates, targets
 
 POOL = 96
 RANDOM_UNITS = 32
 NOISE_POOL = 32
 NOISE_DRAWS = 3
-NOISE_MARGIN = 1.25
-"""What the best unit gains on pure noise varies by a sixth from draw to draw: this much above the largest of three draws
-leaves 2-5% of real pools beyond it."""
+NOISE_MARGIN = 1.2
+"""On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size: so much above the
+largest of three draws leaves some 3% of searches beyond it."""
 
 
 def widen(findings: Findings) -> list[Candidate]:
@@ -103,10 +103,7 @@ def clone(findings: Findings) -> list[Candidate]:
             continue
         spread = findings.features(layer, consumers[0]).var(dim=0)
         stake = torch.stack(
-            [
-                (findings.weight(layer, t).square() * findings.statistics(t).f[:, None]).sum(dim=0)
-                for t in consumers
-            ]
+            [(findings.weight(layer, t).square() * findings.statistics(t).f[:, None]).sum(dim=0) for t in consumers]
         ).sum(dim=0)
         slot = int(findings.by_unit(layer, spread * stake).argmax())
         twin = findings.network.unit(layer, slot)
@@ -140,13 +137,86 @@ def new_units(
     fan_in = min(len(columns), per - 1 - fan_out)
     if fan_in < 1:
         return (), 0.0, 0.0
+    if not bool((H.std(dim=0) > 1e-6).any()):
+        return (), 0.0, 0.0
     present = _present_features(findings, consumers)
     A = _centred_gram(findings, sources, [*consumers, layer])
     nonlinearity = findings.network.nonlinearity
     odd = bool(torch.allclose(nonlinearity(-torch.ones(1)), -nonlinearity(torch.ones(1))))
     allowed = A.diagonal() > 1e-4 * A.diagonal().mean()
 
-    def best(gradients: Tensor, wanted: int, random: int, picks: int, rng: np.random.Generator):  # type: ignore
+    def search(
+        gradients: Tensor, wanted: int, random: int, picks: int, rng: np.random.Generator
+    ) -> tuple[Pool, list[PooledUnit]]:
         gates = random_gates(H, 16, rng)
-        pool = make_pool(H, A, targets(gradients, f, wanted, rng, gates), fan_in, nonlinearity, odd, allowed, random, rng)
+        mixed = targets(gradients, f, wanted, rng, gates)
+        pool = make_pool(H, A, mixed, fan_in, nonlinearity, odd, allowed, random, rng)
         return pool, pick_units(pool, present, gradients, f, 1, picks, fan_out)
+
+    pool, picked = search(G, POOL, RANDOM_UNITS, count, findings.draw(purpose))
+    if not picked:
+        return (), 0.0, 0.0
+    noise = _noise(G, lambda null, rng: search(null, NOISE_POOL, 0, 1, rng)[1], findings.draw(f"{purpose} noise"))
+    units = tuple(
+        Unit(
+            tuple(
+                Spoke(*columns[int(j)], float(w))
+                for j, w in zip(pool.columns[u.unit].tolist(), pool.weights[u.unit].tolist(), strict=True)
+            ),
+            tuple(Spoke(*rows[k], v) for k, v in zip(u.rows, u.values, strict=True)),
+            float(pool.bias[u.unit]),
+        )
+        for u in picked
+    )
+    gains = [sum(u.gains) for u in picked]
+    return units, sum(max(gain - noise, 0.0) for gain in gains), sum(gains)
+
+
+def _noise(
+    G: Tensor, search: Callable[[Tensor, np.random.Generator], list[PooledUnit]], rng: np.random.Generator
+) -> float:
+    """Nats that the best unit of a search gains on pure noise: on gradients whose signs are drawn, sample by sample.
+
+    A unit is fitted to the gradients that it is scored on, so no formula for given features holds.
+    """
+    most = 0.0
+    for _ in range(NOISE_DRAWS):
+        signs = torch.from_numpy(rng.choice((-1.0, 1.0), (len(G), 1))).to(G)
+        most = max([most, *(sum(u.gains) for u in search(G * signs, rng))])
+    return (math.sqrt(most) + NOISE_MARGIN / math.sqrt(2 * len(G))) ** 2
+
+
+def _present_features(findings: Findings, consumers: list[str]) -> Tensor:
+    """(r, s): every feature that some consumer has, and the constant."""
+    parts = [torch.ones(findings.evidence.samples, 1, device=findings.evidence.x.device)]
+    for source in dict.fromkeys(s for t in consumers for s in findings.sources(t)):
+        used = torch.stack([findings.mask(source, t).any(dim=0) for t in consumers if findings.linked(source, t)])
+        parts.append(findings.features(source, consumers[0])[:, used.any(dim=0)])
+    return torch.cat(parts, dim=1)
+
+
+def _centred_gram(findings: Findings, sources: list[str], layers: list[str]) -> Tensor:
+    """(p, p) covariance of the sources' features, from the first of these places that all of them may feed."""
+    stats = next(s for s in map(findings.statistics, layers) if set(sources) <= set(s.columns))
+    at = torch.cat([torch.arange(*stats.columns[s], device=stats.A.device) for s in sources])
+    mean = stats.A[-1, at]
+    return stats.A[at][:, at] - mean[:, None] * mean[None, :]
+
+
+def _cost(findings: Findings, layer: str, units: Sequence[Unit]) -> int:
+    own = findings.own_parameters(layer)
+    return sum(len(u.fan_in) + len(u.fan_out) + own for u in units)
+
+
+def _counts(findings: Findings) -> list[int]:
+    """How many units the budget buys at the network's own fan-in and fan-out, and half as many of twice the size."""
+    sizes = findings.network.axis_sizes()
+    hidden = max(sum(sizes[layer] for layer in findings.places if layer != "output"), 1)
+    typical = min(max(findings.network.count() / (hidden + 1), 4.0), 64.0)
+    count = max(1, round(findings.grow / typical))
+    return sorted({count, max(1, count // 2)}, reverse=True)
+
+
+def _free_name(findings: Findings) -> str:
+    taken = set(findings.network.axis_sizes())
+    return next(f"hidden{i}" for i in range(1, len(taken) + 2) if f"hidden{i}" not in taken)

@@ -1,4 +1,4 @@
-"""A place: the statistics of one layer's pre-activations and of every feature that might feed it, and what they predict.
+"""A place: the statistics of a layer's pre-activations and of every feature that might feed it, and what they predict.
 
 Notation: H (r, p) features of all earlier layers, G (r, q) negative gradients, r = samples x positions; A = HᵀH/r,
 C = HᵀG/r, f = diagonal of the Fisher matrix F. A second-order expansion with curvature A ⊗ F says that giving row k the
@@ -12,32 +12,38 @@ import math
 from dataclasses import dataclass
 
 import torch
+from scipy import special
 from torch import Tensor
 
 from search_spaces.network import Network, Place
 from tournaments.evidence import Evidence
 
 RIDGE = 1e-3
+FALSE_PROMISES = 0.02
+"""Share of the candidates that may promise anything on pure noise."""
 
 
 class GramCache:
-    """A of features that do not change while the evidence samples do not: the input's, by its storage."""
+    """A of features that do not change while the evidence samples do not: the input's."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, tuple[int, Tensor]] = {}
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def gram(self, key: str, h: Tensor) -> Tensor:
-        """hᵀh/r for h (r, p); computed once for each tensor that stands under `key`."""
+    def gram(self, key: str, x: Tensor, h: Tensor) -> Tensor:
+        """hᵀh/r for h (r, p), which is made of x alone; computed once for each x that stands under `key`.
+
+        x is held, so that no other tensor can take its place in memory, and be taken for it.
+        """
         found = self._kept.get(key)
-        if found is None or found[0] != h.data_ptr() or found[1].shape[0] != h.shape[1]:
-            found = (h.data_ptr(), h.t() @ h / len(h))
+        if found is None or found[0] is not x or found[1].shape[0] != h.shape[1]:
+            found = (x, h.t() @ h / len(h))
             self._kept[key] = found
         return found[1]
 
 
 @dataclass(frozen=True)
 class PlaceStatistics:
-    """layer: the place. columns: source layer -> (first, past last) column of A. The last column of A is the constant 1.
+    """layer: the place. columns: source layer -> (first, past last) column of A, whose last one is the constant 1.
 
     A: (p+1, p+1), C: (p+1, q), F: (q, q), G: (r, q). present: (q, p+1) bool, the edges that row k has (the constant:
     its bias). samples: n; positions: t, which multiplies every gain, as a picture's positions share one weight.
@@ -80,10 +86,12 @@ def statistics(network: Network, place: Place, evidence: Evidence, cache: GramCa
     spans = [*columns.items(), ("1", (at, at + 1))]
     for i, (name, (a0, a1)) in enumerate(spans):
         for j in range(i + 1):
-            other, (b0, b1) = spans[j]
+            _, (b0, b1) = spans[j]
             if i == j:
-                own = cache.gram(f"{place.layer}:{name}", lifted[i]) if name == "input" else lifted[i].t() @ lifted[i] / rows
-                A[a0:a1, a0:a1] = own
+                if name == "input":
+                    A[a0:a1, a0:a1] = cache.gram(place.layer, evidence.x, lifted[i])
+                else:
+                    A[a0:a1, a0:a1] = lifted[i].t() @ lifted[i] / rows
             else:
                 block = lifted[i].t() @ lifted[j] / rows
                 A[a0:a1, b0:b1] = block
@@ -139,7 +147,7 @@ def residual(place: PlaceStatistics) -> Residual:
 
 @dataclass(frozen=True)
 class ChosenEdge:
-    """column: of A. value: the closed-form weight. gain: nats before the noise threshold, of adding it after the others."""
+    """column: of A. value: the closed-form weight. gain: nats before the noise threshold, added after the others."""
 
     row: int
     column: int
@@ -162,7 +170,8 @@ def choose_edges(
 
     allowed: (q, p+1) bool. row_cap: at most so many for a row.
     """
-    covariance, variance, bases = left.covariance.clone(), left.variance.clone(), {}
+    covariance, variance = left.covariance.clone(), left.variance.clone()
+    bases: dict[int, list[Tensor]] = {}
     gains = edge_gains(place, left, allowed & ~place.present)
     f = place.f.double()
     typical = place.A.diagonal()[:-1].double().mean()
@@ -176,7 +185,7 @@ def choose_edges(
             break
         order.append((k, j, gain))
         picked.setdefault(k, []).append(j)
-        extra: list[Tensor] = bases.setdefault(k, [])
+        extra = bases.setdefault(k, [])
         along = place.A[:, j].double() - left.basis[k] @ left.basis[k, j]
         for b in extra:
             along = along - b * b[j]
@@ -200,10 +209,13 @@ def choose_edges(
     return [ChosenEdge(k, j, values[k, j], gain) for k, j, gain in order]
 
 
-def edge_noise(place: PlaceStatistics, allowed: Tensor) -> float:
-    """Nats that the best of all allowed edges gains on pure noise: ½·2 ln(M)/n, the maximum of M χ²₁ over 2n."""
-    count = int((allowed & ~place.present).sum())
-    return math.log(max(count, 2)) / place.samples
+def edge_noise(choices: int, samples: int) -> float:
+    """Nats that the best of so many edges gains on pure noise, but for FALSE_PROMISES: the maximum of χ²₁, over 2n.
+
+    Each gain is half the square of a normal of variance 1/n.
+    """
+    alone = -math.expm1(math.log1p(-FALSE_PROMISES) / max(choices, 1))
+    return float(special.ndtri(alone / 2)) ** 2 / (2 * samples)
 
 
 @dataclass(frozen=True)

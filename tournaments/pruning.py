@@ -1,7 +1,7 @@
 """Pruning proposals: which edges and units the network would miss least.
 
-An edge's saliency is ½ w² / ([A⁻¹]_jj [F⁻¹]_kk), with A over the row's present inputs: the nats lost when it goes and the
-others make up for it (the optimal brain surgeon's, with a Kronecker curvature).
+An edge's saliency is ½ w² / ([A⁻¹]_jj [F⁻¹]_kk), with A over the row's present inputs: the nats lost when it goes and
+the others make up for it (the optimal brain surgeon's, with a Kronecker curvature).
 """
 
 from __future__ import annotations
@@ -75,12 +75,13 @@ def weakest_edges(findings: Findings, count: int) -> WeakEdges | None:
 def disconnect(findings: Findings) -> list[Candidate]:
     """The weakest edges, whole shares of them; units that lose their last input or output go with them."""
     candidates = []
-    for share in (1.0, 0.5):
-        weak = weakest_edges(findings, max(1, int(findings.trim * share)))
+    for count in sorted({findings.trim, max(1, findings.trim // 2)}, reverse=True):
+        weak = weakest_edges(findings, count)
         if weak is None:
             continue
         narrows, cost = _emptied(findings, weak.edges)
-        reason = f"{len(weak.edges)} weakest edges" + (f", {sum(len(n.slots) for n in narrows)} idle units" * bool(narrows))
+        idle = sum(len(n.slots) for n in narrows)
+        reason = f"{len(weak.edges)} weakest edges" + (f", {idle} idle units" if narrows else "")
         candidates.append(
             Candidate((weak.action, *narrows), "disconnect", reason, -len(weak.edges) - cost, -weak.loss, -weak.loss)
         )
@@ -90,70 +91,94 @@ def disconnect(findings: Findings) -> list[Candidate]:
 def _emptied(findings: Findings, edges: tuple[Edge, ...]) -> tuple[list[Narrow], int]:
     """Narrow actions for units left without fan-in or fan-out, and how many parameters go with them beside `edges`.
 
-    A unit without fan-in puts out a constant, which is folded into its consumers' biases.
+    A unit without fan-in puts out a constant, which is folded into its consumers' biases; where no bias can take it, as
+    a picture is padded with zeros, the unit stays.
     """
+    network, sizes = findings.network, findings.network.axis_sizes()
     masks = {
-        link: findings.mask(*link.split(">")).clone() for link in (n[6:] for n in findings.network.masks())
+        link: findings.mask(*link.split(">")).clone() for link in (n.removeprefix("links.") for n in network.masks())
     }
     for edge in edges:
         masks[edge.link][edge.row, edge.column] = False
     narrows, cost = [], 0
     for layer, place in findings.places.items():
-        if "Narrow" not in place.grows or place.positions != 1:
+        sources, consumers = findings.sources(layer), findings.consumers(layer)
+        if "Narrow" not in place.grows or not consumers:
             continue
-        into = torch.stack([masks[f"{s}>{layer}"].any(dim=1) for s in findings.sources(layer)]).any(dim=0)
-        out = torch.stack([masks[f"{layer}>{t}"].any(dim=0) for t in findings.consumers(layer)]).any(dim=0)
-        idle = torch.nonzero(~(into & out)).view(-1).tolist()
-        if not idle or len(idle) == len(into):
+        fed = torch.stack([masks[f"{s}>{layer}"].any(dim=1) for s in sources]).any(dim=0)
+        out = torch.stack(
+            [
+                masks[f"{layer}>{t}"].reshape(-1, sizes[layer], findings.reach(layer, t)).any(dim=2).any(dim=0)
+                for t in consumers
+            ]
+        ).any(dim=0)
+        folds = {
+            slot: _constant(findings, layer, slot) if not bool(fed[slot]) and bool(out[slot]) else 0.0
+            for slot in torch.nonzero(~(fed & out)).view(-1).tolist()
+        }
+        if not _foldable(findings, layer):
+            folds = {slot: constant for slot, constant in folds.items() if constant == 0.0}
+        idle = list(folds)
+        if not idle or len(idle) == sizes[layer]:
             continue
-        bias = findings.network.get_parameter(f"biases.{layer}").detach()
-        folds = tuple(
-            float(findings.network.nonlinearity(bias[i])) if not bool(into[i]) and bool(out[i]) else 0.0 for i in idle
-        )
-        narrows.append(Narrow(layer, tuple(idle), folds))
-        for s in findings.sources(layer):
+        narrows.append(Narrow(layer, tuple(idle), tuple(folds.values())))
+        for s in sources:
             cost += int(masks[f"{s}>{layer}"][idle].sum())
             masks[f"{s}>{layer}"][idle] = False
-        for t in findings.consumers(layer):
-            cost += int(masks[f"{layer}>{t}"][:, idle].sum())
-            masks[f"{layer}>{t}"][:, idle] = False
-        cost += len(idle)
+        for t in consumers:
+            sent = masks[f"{layer}>{t}"].view(-1, sizes[layer], findings.reach(layer, t))[:, idle]
+            cost += int(sent.sum())
+            masks[f"{layer}>{t}"].view(-1, sizes[layer], findings.reach(layer, t))[:, idle] = False
+        cost += len(idle) * findings.own_parameters(layer)
     return narrows, cost
+
+
+def _foldable(findings: Findings, layer: str) -> bool:
+    """Whether the consumers' biases can take over a constant that a unit of `layer` puts out."""
+    return all(findings.places[t].positions == 1 for t in findings.consumers(layer))
+
+
+def _constant(findings: Findings, layer: str, slot: int) -> float:
+    """What a unit without fan-in puts out."""
+    return float(findings.network.nonlinearity(torch.tensor(findings.network.unit(layer, slot).bias)))
 
 
 def narrow(findings: Findings) -> list[Candidate]:
     """The unit that would be missed least, its mean folded into its consumers' biases; several while they fit."""
     candidates = []
     for layer, place in findings.places.items():
-        if "Narrow" not in place.grows or place.positions != 1 or findings.network.axis_sizes()[layer] < 2:
+        consumers, units = findings.consumers(layer), findings.network.axis_sizes()[layer]
+        if "Narrow" not in place.grows or not consumers or units < 2:
             continue
-        consumers = findings.consumers(layer)
         h = findings.features(layer, consumers[0])
-        spread, mean = h.var(dim=0).double(), h.mean(dim=0)
+        reach = h.shape[1] // units
+        mean = (
+            findings.by_unit(layer, h.mean(dim=0)) / reach
+            if _foldable(findings, layer)
+            else torch.zeros(units, device=h.device)
+        )
+        spread = h.var(dim=0).double() + (h.mean(dim=0) - mean.repeat_interleave(reach)).double().square()
         stake = torch.stack(
-            [(findings.weight(layer, t).square().double() * findings.statistics(t).f.double()[:, None]).sum(dim=0) for t in consumers]
+            [
+                findings.places[t].positions
+                * (findings.weight(layer, t).square().double() * findings.statistics(t).f.double()[:, None]).sum(dim=0)
+                for t in consumers
+            ]
         ).sum(dim=0)
-        loss = 0.5 * spread * stake
-        cost = torch.ones(len(loss), dtype=torch.int64, device=loss.device)
+        loss = findings.by_unit(layer, 0.5 * spread * stake)
+        cost = torch.full((units,), findings.own_parameters(layer), dtype=torch.int64, device=loss.device)
         for s in findings.sources(layer):
             cost += findings.mask(s, layer).sum(dim=1)
         for t in consumers:
-            cost += findings.mask(layer, t).sum(dim=0)
+            cost += findings.by_unit(layer, findings.mask(layer, t).sum(dim=0))
         order = torch.argsort(loss / cost, stable=True).tolist()
         slots: list[int] = []
-        for slot in order[: len(order) - 1]:
+        for slot in order[: units - 1]:
             if slots and sum(int(cost[s]) for s in (*slots, slot)) > findings.trim:
                 break
             slots.append(slot)
         total = float(loss[slots].sum())
-        candidates.append(
-            Candidate(
-                (Narrow(layer, tuple(slots), tuple(float(mean[s]) for s in slots)),),
-                "narrow",
-                f"units {slots} of {layer} pass on least",
-                -int(cost[slots].sum()),
-                -total,
-                -total,
-            )
-        )
+        action = Narrow(layer, tuple(slots), tuple(float(mean[s]) for s in slots))
+        reason = f"units {slots} of {layer} pass on least"
+        candidates.append(Candidate((action,), "narrow", reason, -int(cost[slots].sum()), -total, -total))
     return candidates

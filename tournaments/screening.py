@@ -23,12 +23,14 @@ def shortlist(
 ) -> list[Candidate]:
     """The `keep` candidates worth a trial: best net promise, best promise per parameter, and a share at random.
 
-    price: nats a parameter. Growing and shrinking are ranked apart, as a pruning's promise is a loss avoided; where both
-    kinds are to be had, each gets a place. Parameter-neutral candidates count among the growing.
+    price: nats a parameter. Growing and shrinking are ranked apart, as a pruning's promise is a loss avoided; where
+    both kinds are to be had, each gets one of two places or more. Parameter-neutral candidates count among the growing.
     """
-    lucky = min(int(np.floor(keep * random_share + rng.random())), keep - 1) if keep > 1 else 0
+    candidates = list(dict.fromkeys(candidates))  # two proposers may have the same idea
     growing = [c for c in candidates if c.cost >= 0]
     shrinking = [c for c in candidates if c.cost < 0]
+    earned = 2 if growing and shrinking else 1
+    lucky = max(min(int(np.floor(keep * random_share + rng.random())), keep - earned), 0)
     by_net = sorted(growing, key=lambda c: (-(c.predicted - price * c.cost), -c.raw))
     by_ratio = sorted(growing, key=lambda c: (-c.predicted / max(c.cost, 1), -c.raw / max(c.cost, 1)))
     by_loss = sorted(shrinking, key=lambda c: -(c.predicted - price * c.cost))
@@ -63,7 +65,7 @@ def line_search(network: Network, candidate: Candidate, evidence: Evidence) -> C
 
 
 def scaled(actions: Sequence[Action], step: float) -> tuple[Action, ...]:
-    """The actions with the values that they send on multiplied by `step`; clones, whose splits must fit, as they are."""
+    """The actions with the values that they send on times `step`; clones, whose splits must fit, as they are."""
     return tuple(_scale(a, step) for a in actions)
 
 
@@ -74,9 +76,7 @@ def _scale(action: Action, step: float) -> Action:
             return dataclasses.replace(action, edges=edges)
         case Widen(splits=()) | Insert():
             units = tuple(
-                dataclasses.replace(
-                    u, fan_out=tuple(dataclasses.replace(s, value=s.value * step) for s in u.fan_out)
-                )
+                dataclasses.replace(u, fan_out=tuple(dataclasses.replace(s, value=s.value * step) for s in u.fan_out))
                 for u in action.units
             )
             return dataclasses.replace(action, units=units)

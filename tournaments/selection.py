@@ -1,9 +1,9 @@
 """Selection: which arm of a tournament is adopted.
 
-A candidate that adds c > 0 parameters must show more than they cost: bound > max(floor, price·c); among those the largest
-bound per parameter is the best grower. One that adds none or gives some back may lose what it saves: bound + price·|c|
-> 0; among those the largest sum is the best shrinker (negative gains are never ranked by ratio, which rewards size). Of
-the two the one with the larger net, bound − price·c, is adopted; if there is neither, NoChange.
+A candidate that adds c > 0 parameters must show more than they cost: bound > max(floor, price·c); among those the
+largest bound per parameter is the best grower. One that adds none or gives some back may lose what it saves:
+bound + price·|c| > 0; among those the largest sum is the best shrinker (negative gains are never ranked by ratio, which
+rewards size). Of the two the one with the larger net, bound − price·c, is adopted; if there is neither, NoChange.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ def select(contenders: Sequence[Contender], price: float, floor: float = 0.0) ->
     if shrinkers:
         shrinker = max(shrinkers, key=lambda c: (net(c, price), -c.arm))
         saved = -shrinker.cost
-        kept = f"at a loss below {-shrinker.bound:.4f} nats" if shrinker.bound < 0 else f"and gains {shrinker.bound:.4f} nats"
+        change = "at a loss below" if shrinker.bound < 0 else "and gains"
+        kept = f"{change} {abs(shrinker.bound):.4f} nats"
         swap = f"gains at least {shrinker.bound:.4f} nats at the same count"
         best.append((shrinker, f"saves {saved} parameters {kept}" if saved else swap))
     if not best:

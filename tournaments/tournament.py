@@ -1,7 +1,7 @@
-"""A tournament: rungs of paired trials, halving, and a verdict. It knows how to judge; who runs the trials is the caller's.
+"""A tournament: rungs of paired trials, halving, and a verdict. It knows how to judge, not how to run a trial.
 
-Arm 0 is the control, NoChange; arms 1 … k are the candidates; arm k+1, where there is one, the placebo: a second NoChange
-that is trained and judged exactly as a candidate is, and cannot be adopted.
+Arm 0 is the control, NoChange; arms 1 … k are the candidates; arm k+1, where there is one, the placebo: a second
+NoChange that is trained and judged exactly as a candidate is, and cannot be adopted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Rung = Callable[[Sequence[int], int], Mapping[int, ArmLosses]]
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of an arm. gain: on the deciding half, at its last rung; None where it diverged.
+    """What became of an arm. gain: on the deciding half, at its last rung; None where it or the control diverged.
 
     audit: the gain on the other half. own: ΔMI of its first seed's fork alone, nats. rungs: how many it finished.
     """
@@ -79,17 +79,16 @@ def hold(
     done: dict[int, Verdict] = {}
     latest: dict[int, Verdict] = {}
     for r in range(rungs):
-        arms = [0, *field, *([placebo_arm] if placebo_arm is not None else [])]
+        arms = [0, *field, *([placebo_arm] if placebo_arm is not None and placebo_arm not in done else [])]
         measured = rung(arms, r)
         if measured[0].diverged:
             lost = "the control diverged, so nothing could be compared"
-            return Decision(0, lost, tuple(_lost(a, candidates, placebo_arm, r, lost) for a in range(1, len(arms))))
+            done.update({a: _lost(a, candidates, placebo_arm, r, lost, measured[a].diverged) for a in arms[1:]})
+            return Decision(0, lost, tuple(done[a] for a in sorted(done)))
         for arm in [a for a in arms[1:] if measured[a].diverged]:
-            done[arm] = _lost(arm, candidates, placebo_arm, r, "diverged")
+            done[arm] = _lost(arm, candidates, placebo_arm, r, "diverged", diverged=True)
         alive = [a for a in arms[1:] if a not in done]
-        gains = paired_gains(
-            measured[0].growth, [measured[a].growth for a in alive], confidence, enumerated=enumerated
-        )
+        gains = paired_gains(measured[0].growth, [measured[a].growth for a in alive], confidence, enumerated=enumerated)
         for arm, gain in zip(alive, gains, strict=True):
             held = measured[arm]
             latest[arm] = Verdict(
@@ -130,9 +129,11 @@ def _promise(verdict: Verdict, price: float) -> float:
     return verdict.gain.nats - price * verdict.candidate.cost
 
 
-def _lost(arm: int, candidates: Sequence[Candidate], placebo: int | None, rungs: int, reason: str) -> Verdict:
+def _lost(
+    arm: int, candidates: Sequence[Candidate], placebo: int | None, rungs: int, reason: str, diverged: bool
+) -> Verdict:
     candidate = candidates[arm - 1] if arm <= len(candidates) else None
-    return Verdict(arm, candidate, arm == placebo, None, None, float("nan"), rungs, True, reason)
+    return Verdict(arm, candidate, arm == placebo, None, None, float("nan"), rungs, diverged, reason)
 
 
 def _closed(verdict: Verdict, reason: str) -> Verdict:

@@ -152,8 +152,8 @@ def pick_units(
 ) -> list[PooledUnit]:
     """Greedily the units that gain most, each with those before it regressed out.
 
-    present: (r, s) features that the consumers have, the constant included; G: (r, q), f: (q,). Gain of unit u for row k:
-    ½ t c²/(v f_k); a unit counts its `fan_out` best rows.
+    present: (r, s) features that the consumers have, the constant included; G: (r, q), f: (q,). Gain of unit u for row
+    k: ½ t c²/(v f_k); a unit counts its `fan_out` best rows.
     """
     r = len(G)
     inner = torch.linalg.cholesky(
@@ -175,9 +175,7 @@ def pick_units(
         if float(top[best].sum()) <= 0:
             break
         values = cov[best, rows[best]] / (variance[best] * f[rows[best]])
-        picked.append(
-            PooledUnit(best, tuple(rows[best].tolist()), tuple(values.tolist()), tuple(top[best].tolist()))
-        )
+        picked.append(PooledUnit(best, tuple(rows[best].tolist()), tuple(values.tolist()), tuple(top[best].tolist())))
         h = free[:, best] / free[:, best].norm()
         free = free - h[:, None] * (h @ free)[None, :]
         rest = rest - h[:, None] * (h @ rest)[None, :]

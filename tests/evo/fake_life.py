@@ -18,12 +18,15 @@ from evo.task import Task
 from evo.trials import TrialRunner
 from search_spaces.randomness import keyed
 
+Parent = str | None
+
 
 class FakeLife:
     def __init__(
-        self, config: Config, task: Task, folder: Path, network: str, generation: int, parent: str | None, runner: TrialRunner
+        self, config: Config, task: Task, folder: Path, network: str, generation: int, parent: Parent, _: TrialRunner
     ) -> None:
-        self.config, self.folder, self.network, self.generation, self.parent = config, folder, network, generation, parent
+        self.config, self.folder = config, folder
+        self.network, self.generation, self.parent = network, generation, parent
         assert len(task.splits["train"]) == 200
         assert parent is None or (folder / "snapshots" / parent).is_dir()
         self.recorder = Recorder(folder, network)
