@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -203,8 +204,23 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
             _report(run, task)
             if not len(run.front):
                 progress({"stage": "note", "text": "the budget was spent before a network was born; resume with more"})
+        if run.finished:
+            _tidy(run, config)
         faults.point("run.finished")
     return run
+
+
+def _tidy(run: Run, config: Config) -> None:
+    """One event file a network, and only the snapshots that are to be kept; a killed tidying is done again on resume."""
+    from evo import recorder
+
+    recorder.compact(run.folder)
+    if config.record.keep == "front":
+        last = run.events[run.events["kind"] == "snapshot"].groupby("network")["snapshot"].last()
+        kept = {*zip(run.front["network"], run.front["snapshot"], strict=True), *last.items()}
+        for home in (run.folder / "snapshots").glob("*/*"):
+            if (home.parent.name, home.name) not in kept:
+                shutil.rmtree(home)
 
 
 def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enough: Callable[[], bool]) -> None:

@@ -173,7 +173,7 @@ class SearchConfig(Section):
 class RecordConfig(Section):
     mlflow: bool = Field(default=True, description="mirror the events into MLflow")
     tracking_uri: str | None = Field(default=None, description="empty: sqlite in the folder of runs")
-    keep: Literal["all", "front"] = Field(default="all", description="snapshots kept at the end")
+    keep: Literal["all", "front"] = Field(default="all", description="snapshots kept at the end: all, or the front's and each network's last")
 
 
 class Config(Section):

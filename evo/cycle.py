@@ -1,4 +1,4 @@
-"""One cycle of a network's life: train, look, hold a tournament, adopt. A pure function from life to life, with its rows.
+"""One cycle of a network's life: train, look, hold a tournament, adopt. A pure function from life to life, with rows.
 
 The books, in nats on the deciding half of the growth data: information after a cycle = before it + gain of training +
 gain of the control + own gain of the adopted fork.
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evo import events
 from evo.config import Config, TrainingConfig
@@ -77,8 +78,8 @@ class Surroundings:
 
 
 def resolved(training: TrainingConfig, samples: int) -> TrainingConfig:
-    """With the weight decay that `decay_epochs` stands for. What a weight forgets over is a number of *epochs*, whatever
-    the data's size (Wang & Aitchison 2024): rate · decay · steps an epoch = 1 / decay_epochs.
+    """With the weight decay that `decay_epochs` stands for. What a weight forgets over is a number of *epochs*, of
+    whatever size the data are (Wang & Aitchison 2024): rate · decay · steps an epoch = 1 / decay_epochs.
     """
     if training.weight_decay is not None:
         return training
@@ -86,7 +87,7 @@ def resolved(training: TrainingConfig, samples: int) -> TrainingConfig:
     return training.model_copy(update={"weight_decay": 1 / (training.learning_rate * steps * training.decay_epochs)})
 
 
-def information(task: Task, losses: np.ndarray) -> float:  # type: ignore[type-arg]
+def information(task: Task, losses: NDArray[np.float64]) -> float:
     """Nats: H(Y) less the mean held-out loss."""
     return task.entropy - float(losses.mean())
 
@@ -104,7 +105,7 @@ def run_cycle(
 ) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
     """The next cycle, or the last stretch of training once all cycles are over."""
     last = life.cycle >= around.plan.cycles
-    # Where no tournament was held its steps were not taken: the last stretch ends the life, and its cosine, all the same.
+    # Steps of tournaments that were not held are left to the last stretch, so that the cosine comes to its end.
     steps = max(around.plan.total - life.step, 0) if last else around.plan.segment
     life, network, state, rows = _train(around, life, network, state, steps)
     if last or life.done:
@@ -197,8 +198,8 @@ def _decide(
     began = time.perf_counter()
     config, task = around.config, around.task
     price = around.price(life)
-    draw = lambda purpose: keyed(config.seed, around.network, life.cycle, purpose)  # noqa: E731
-    evidence = collect(network, around.evidence.x, around.evidence.y, task.kind, draw("fisher"))
+    fisher = keyed(config.seed, around.network, life.cycle, "fisher")
+    evidence = collect(network, around.evidence.x, around.evidence.y, task.kind, fisher)
     fired, why = _triggered(around, life, network, evidence)
     candidates: list[Candidate] = []
     proposed = 0
@@ -274,8 +275,8 @@ def _candidates(
 
 
 def _promising(candidate: Candidate, price: float) -> bool:
-    """Whether a trial might pay. Predictions rank but are not calibrated (measured/predicted .3 to .8), so the margin is
-    wide; random and cloned units, which promise nothing, are left to chance.
+    """Whether a trial might pay. Predictions rank but are not calibrated (measured/predicted .3 to .8), so the margin
+    is wide; random and cloned units, which promise nothing, are left to chance.
     """
     if candidate.cost < 0:
         return -candidate.raw < -5 * price * candidate.cost

@@ -56,8 +56,13 @@ def snapshots(events: pd.DataFrame) -> pd.DataFrame:
 
 
 def front(events: pd.DataFrame) -> pd.DataFrame:
-    """The non-dominated snapshots by active parameters, ascending. Of equal ones, the first by name stands."""
-    points = snapshots(events).sort_values(
+    """The non-dominated snapshots by active parameters, ascending. Of equal ones, the first by name stands.
+
+    A snapshot that knows less than the constant answer is on no front, unless there is nothing better.
+    """
+    points = snapshots(events)
+    informed = points["validation_information_nats"] > 0
+    points = (points[informed] if informed.any() else points).sort_values(
         ["active_parameters", "validation_information_nats", "network", "snapshot"],
         ascending=[True, False, True, True],
         kind="stable",

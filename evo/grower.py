@@ -55,6 +55,9 @@ class Grower:
         self._recorder = Recorder(self.folder, network)
         self._lineage: list[str] = []
         self._peak_before = 0
+        self.life: Life
+        self.body: Network
+        self.state: OptimizerState
         found = self._newest()
         self._sweep(found)
         if found is None:
@@ -73,7 +76,7 @@ class Grower:
         return self.life.cycle
 
     def advance(self) -> dict[str, float | int | str | bool]:
-        """One cycle, durable when this returns, with its figures. Raises RecordError or OSError where the disk fails."""
+        """One cycle, durable when this returns, with its figures. Raises RecordError or OSError if the disk fails."""
         assert not self.done, "its life is over"
         began = time.perf_counter()
         limit = self.config.training.seconds
@@ -109,7 +112,7 @@ class Grower:
 
     def _be_born(self) -> None:
         if self.parent is None:
-            self.body: Network = seed(
+            self.body = seed(
                 self.config.network.model_dump(),
                 self.task.shape,
                 self.task.picture,
@@ -232,9 +235,8 @@ class Grower:
             "task": {"name": self.task.name, "kind": self.task.kind, "outputs": self.task.outputs},
             "preprocessing": self.task.preprocessing,
         }
-        checkpoint.save(
-            self._snapshots() / name, self.body, self.state, extra, self._lineage, lambda _: faults.point("snapshot.part")
-        )
+        part = lambda _: faults.point("snapshot.part")  # noqa: E731
+        checkpoint.save(self._snapshots() / name, self.body, self.state, extra, self._lineage, part)
         faults.point("snapshot.saved")
         stamp = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "generation": self.generation}
         self._recorder.commit([{**row, **stamp} for row in rows])

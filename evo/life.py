@@ -1,4 +1,4 @@
-"""Life: where one network stands between two cycles. Frozen; JSON round trip, so that a killed life goes on bit by bit."""
+"""Life: where one network stands between two cycles. Frozen; JSON round trip: a killed life goes on to the bit."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Life:
     """cycle: finished cycles. step: training steps of the network's own line, rungs of adopted forks included.
 
     information: nats on the deciding half, now. gains: sums of the books since birth (training, control, forks), nats.
-    born: information at birth. peak: most parameters that it ever had. losses, norms: of every step since the last growth
-    (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps of all trials.
+    born: information at birth. peak: most parameters that it ever had. losses, norms: of every step since the last
+    growth (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps of trials.
     """
 
     cycle: int
@@ -79,4 +79,5 @@ class Life:
                 rest[key] = tuple(float(v) for v in rest[key])
             return Life(**rest)
         except (KeyError, TypeError, ValueError) as err:
-            raise ValueError(f"state.json: expected the fields of a life, got {json.dumps(fields)[:80]} ({err})") from err
+            told = json.dumps(fields)[:80]
+            raise ValueError(f"state.json: expected the fields of a life, got {told} ({err})") from err

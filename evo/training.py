@@ -89,7 +89,7 @@ class Session:
         self.pieces = dict(
             zip(
                 self.parameters,
-                self.theta.split([self._size(name) for name in self.parameters]),
+                torch.split(self.theta, [self._size(name) for name in self.parameters]),
                 strict=True,
             )
         )
@@ -121,7 +121,12 @@ class Session:
         return Trained(log[:, 0], log[:, 1])
 
     def close(self) -> OptimizerState:
-        """The optimiser state in the parameters' shapes, after what `run` did."""
+        """The optimiser state in the parameters' shapes, after what `run` did. The parameters own their memory again."""
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                if self.index[name] is None:
+                    # A view into theta may be aligned otherwise than a loaded tensor, and a product differ in its bits.
+                    p.data = p.data.clone()
         return OptimizerState(
             first=self._spread(self.first, self.state.first),
             second=self._spread(self.second, self.state.second),
@@ -200,7 +205,7 @@ class Session:
 
     def _run_captured(self, steps: int) -> None:
         """Three eager steps on a side stream, as capture asks for, then one graph replayed."""
-        side = torch.cuda.Stream()
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -228,7 +233,7 @@ class Session:
 
     def _spread(self, compact: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
         spread = {}
-        pieces = compact.split([self._size(name) for name in self.parameters])
+        pieces = torch.split(compact, [self._size(name) for name in self.parameters])
         for name, piece in zip(self.parameters, pieces, strict=True):
             full, index = torch.zeros_like(like[name]), self.index[name]
             if index is None:
@@ -244,7 +249,7 @@ class Session:
         return max(self.config.warmup, math.ceil(math.log(2**-25) / math.log(slowest)) if slowest > 0 else 1)
 
     def _split_ages(self) -> None:
-        """clock: the age of the largest group that is warmed up and not rescaled; others: (o,) all elements outside it."""
+        """clock: the age of the largest group that is warmed up and not rescaled; others: (o,) elements outside it."""
         grown = self.age.clamp(max=self.mature)
         plain = (grown >= self.config.warmup) & (self.scale == 1)
         ages, counts = torch.unique(grown[plain], return_counts=True)
@@ -258,7 +263,7 @@ def predict(network: Network, x: Tensor, batch: int = 8192) -> Tensor:
     """(n, outputs) in evaluation mode; the mode that the network was in is restored."""
     training = network.training
     network.eval()
-    outputs = torch.cat([network(part) for part in x.split(batch)])
+    outputs = torch.cat([network(part) for part in torch.split(x, batch)])
     network.train(training)
     return outputs
 

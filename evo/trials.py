@@ -1,7 +1,7 @@
 """One trial: a fork of the parent, edited, trained for a rung, measured on held-out data.
 
-A trial is a pure function of the data, the parent and the request, so a lost worker's trial simply runs again, anywhere,
-and gives the same answer.
+A trial is a pure function of the data, the parent and the request, so a lost worker's trial simply runs again,
+anywhere, and gives the same answer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class TrialRequest:
     """key: (seed, network, cycle), the randomness shared by all arms of a tournament. arm: 0 is the control.
 
     actions: JSON, applied before training; empty for a fork that goes on from `start`. start: where an earlier rung of
-    this fork stopped, None for the parent. step, steps, total: position in the life, for the learning rate, times `rate`.
+    this fork stopped, None for the parent. step, steps, total: position in the life, for the learning rate, times
+    `rate`.
     """
 
     key: tuple[int | str, ...]

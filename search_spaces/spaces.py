@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -40,7 +41,7 @@ def seed(
 def _mlp(inputs: int, picture: Picture, hidden: Sequence[int], outputs: int, activation: str) -> Network:
     names = ["input", *(f"hidden{i}" for i in range(1, len(hidden) + 1)), "output"]
     layers = list(zip(names, [inputs, *hidden, outputs], strict=True))
-    return Mlp(layers, list(zip(names[:-1], names[1:], strict=True)), activation)
+    return Mlp(layers, list(itertools.pairwise(names)), activation)
 
 
 def _convnet(inputs: int, picture: Picture, hidden: Sequence[int], outputs: int, activation: str) -> Network:
@@ -90,5 +91,5 @@ def _sparse(q: int, p: int, count: int, feed_columns: bool, rng: np.random.Gener
 def density_for(inputs: int, hidden: Sequence[int], outputs: int, parameters: int) -> float:
     """The density at which an mlp of these layers has about `parameters` active weights and biases."""
     sizes = [inputs, *hidden, outputs]
-    cells = sum(p * q for p, q in zip(sizes[:-1], sizes[1:], strict=True))
+    cells = sum(p * q for p, q in itertools.pairwise(sizes))
     return min(1.0, max(parameters - sum(sizes[1:]), 1) / cells)

@@ -59,8 +59,9 @@ def collect(network: Network, x: Tensor, y: Tensor, kind: Kind, rng: np.random.G
     per_sample = losses(kind, outputs, y)
     imagined = losses(kind, outputs, sampled(kind, outputs, rng))
     nodes = list(pre.values())
-    real = torch.autograd.grad(per_sample.sum(), nodes, retain_graph=True)
-    model = torch.autograd.grad(imagined.sum(), nodes)
+    # A layer may feed nothing, once what it fed has been removed: its gradients are zero.
+    real = torch.autograd.grad(per_sample.sum(), nodes, retain_graph=True, materialize_grads=True)
+    model = torch.autograd.grad(imagined.sum(), nodes, materialize_grads=True)
     network.train(training)
     return Evidence(
         kind=kind,

@@ -156,10 +156,11 @@ def pick_units(
     k: ½ t c²/(v f_k); a unit counts its `fan_out` best rows.
     """
     r = len(G)
-    inner = torch.linalg.cholesky(
-        present.t() @ present / r + 1e-5 * torch.eye(present.shape[1], dtype=G.dtype, device=G.device)
-    )
-    basis = torch.linalg.solve_triangular(inner, present.t(), upper=False).t()
+    # In double precision: the Gram matrix of many alike features is not positive in single.
+    wide = present.double()
+    inner = wide.t() @ wide / r
+    inner.diagonal().add_(1e-5 * float(inner.diagonal().mean().clamp(min=1.0)))
+    basis = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), wide.t(), upper=False).t().to(G.dtype)
     free = pool.outputs - basis @ (basis.t() @ pool.outputs) / r
     rest = G - basis @ (basis.t() @ G) / r
     raw = pool.outputs.square().mean(dim=0).clamp(min=1e-12)

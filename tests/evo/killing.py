@@ -1,6 +1,6 @@
 """Kills small lives at their fault points and has fresh processes go on: `python killing.py FOLDER`.
 
-Every try is a fork of this process, which has imported all and started no thread, so that a try costs no imports.
+Every try is a fork of this process, which has imported all but computed nothing, so that a try costs no imports.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,7 +41,9 @@ def lost(result: TrialResult) -> TrialResult:
     return dataclasses.replace(result, growth=nan, audit=np.full_like(result.audit, np.nan), diverged=True)
 
 
-def birth(spoil: Spoil = lambda request, result: result, **settings: Any) -> tuple[Surroundings, Life, Network, OptimizerState]:
+def birth(
+    spoil: Spoil = lambda request, result: result, **settings: Any
+) -> tuple[Surroundings, Life, Network, OptimizerState]:
     config, task = made(**settings)
     around = Surroundings.of(config, task, "n000", runner_of(task, spoil))
     rng = keyed(config.seed, "n000", "seed")
@@ -266,7 +269,7 @@ def test_cooldown_rests_between_two_growths() -> None:
     rows = whole(*birth(**{"economy.cooldown": 1, "growth.cycles": 4, "training.steps": 220}))[3]
     deltas = [r["delta_parameters"] for r in of_kind(rows, "decision")]
     assert any(d > 0 for d in deltas)
-    assert all(not (a > 0 and b > 0) for a, b in zip(deltas, deltas[1:], strict=False))
+    assert all(not (a > 0 and b > 0) for a, b in itertools.pairwise(deltas))
 
 
 def test_what_is_remembered_of_training_is_bounded_and_begins_anew_with_growth(monkeypatch: pytest.MonkeyPatch) -> None:

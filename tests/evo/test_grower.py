@@ -270,7 +270,8 @@ def test_a_damaged_snapshot_is_told_by_name(copy: Path, name: str, how: Any) -> 
 def test_a_snapshot_without_a_life_is_told(copy: Path, life: Any) -> None:
     path = copy / "snapshots" / "n000" / "000004" / "state.json"
     extra = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in extra.items() if k != "life"} | ({} if life is None else {"life": life})))
+    extra.pop("life")
+    path.write_text(json.dumps(extra if life is None else {**extra, "life": life}))
     with pytest.raises(CheckpointError, match="000004: "):
         Grower(*made(), copy)
 

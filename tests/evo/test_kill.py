@@ -86,9 +86,9 @@ def test_a_run_killed_at_any_step_ends_as_an_unbroken_one_with_its_report(killed
         assert same(whole, run) == [], run
         assert rest(run) == []
         assert sorted(p.name for p in (run / "report").iterdir()) == ["front.json", "front.png", "report.html"]
-        assert tested(run) == tested(whole), run
+        assert judged(run) == judged(whole), run
         ours, theirs = (json.loads((r / "run.json").read_text()) for r in (run, whole))
-        moved = {"created", "config"}
+        moved = {"created", "config", "git"}
         assert {k: v for k, v in ours.items() if k not in moved} == {k: v for k, v in theirs.items() if k not in moved}
         assert {**ours["config"], "out": ""} == {**theirs["config"], "out": ""}
         assert rest(run.parent) == []
@@ -101,7 +101,7 @@ def test_the_test_set_is_read_once_whatever_dies(killed: Path) -> None:
     assert written["front.json"] < min(written["front.png"], written["report.html"])
 
 
-def tested(run: Path) -> dict[str, object]:
+def judged(run: Path) -> dict[str, object]:
     record = json.loads((run / "report" / "front.json").read_text())
     assert isinstance(record, dict)
     return {name: value for name, value in record.items() if name != "evaluated"}
@@ -128,7 +128,7 @@ def test_the_command_is_killed_and_resumed(killed: Path, tmp_path: Path) -> None
     assert len(json.loads(done.stdout)["decisions"]) == 2
     whole = killed / "run-unbroken" / "a"
     assert same(whole, run) == []
-    assert tested(run) == tested(whole)
+    assert judged(run) == judged(whole)
     (run / "snapshots" / "n000" / "000003" / "weights.safetensors").write_bytes(b"torn")
     for path in sorted((run / "events").glob("*.parquet"))[-1:]:
         path.write_bytes(path.read_bytes()[:100])

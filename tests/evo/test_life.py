@@ -50,7 +50,8 @@ def test_short_lives_hold_fewer_tournaments_or_none(steps: int, cycles: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("samples", "batch", "epochs", "total"), [(640, 64, 3.0, 30), (100, 64, 2.0, 3), (20, 64, 5.0, 5), (1000, 10, 0.001, 1)]
+    ("samples", "batch", "epochs", "total"),
+    [(640, 64, 3.0, 30), (100, 64, 2.0, 3), (20, 64, 5.0, 5), (1000, 10, 0.001, 1)],
 )
 def test_epochs_become_steps(samples: int, batch: int, epochs: float, total: int) -> None:
     config = build({"training.epochs": epochs, "training.batch_size": batch, "training.steps": 99_999})
@@ -65,7 +66,11 @@ def test_the_defaults_spend_less_than_a_third_of_their_own_steps_on_the_control(
 
 @quick
 @given(
-    information=number, losses=st.lists(st.floats(width=32), max_size=5), rate=number, best=number, cycle=st.integers(0, 99)
+    information=number,
+    losses=st.lists(st.floats(width=32), max_size=5),
+    rate=number,
+    best=number,
+    cycle=st.integers(0, 99),
 )
 def test_a_life_survives_json_to_the_bit(
     information: float, losses: list[float], rate: float, best: float, cycle: int

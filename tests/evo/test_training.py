@@ -1,8 +1,9 @@
-"""One step of training: torch's own AdamW where all ages agree, a slow reference element by element where they differ."""
+"""A step of training: torch's own AdamW where all ages agree, a slow reference element by element where they differ."""
 
 from __future__ import annotations
 
 import copy
+import itertools
 
 import numpy as np
 import pytest
@@ -82,7 +83,9 @@ def train(
     return network, session.close(), session
 
 
-def by_torch(network: Network, state: OptimizerState, steps: int, config: TrainingConfig) -> tuple[Network, list[float]]:
+def by_torch(
+    network: Network, state: OptimizerState, steps: int, config: TrainingConfig
+) -> tuple[Network, list[float]]:
     """A hand-written loop over the same masked layers."""
     network = copy.deepcopy(network)
     parameters = dict(network.named_parameters())
@@ -207,7 +210,7 @@ def test_those_who_are_warmed_up_and_many_need_no_correction() -> None:
 
 
 def test_a_fresh_slots_first_updates_are_small() -> None:
-    """With its neighbours' step count it would take √(1−β₂)/(1−β₁) = 3 times the rate, and more within a dozen steps."""
+    """With its neighbours' step count it would take (1−β₁)/√(1−β₂) = 3 times the rate, and more within 12 steps."""
     config = TrainingConfig(batch_size=60, learning_rate=1e-3, weight_decay=0.0, beta2=0.999, clip_norm=1e9)
     network, state = network_of(), aged(network_of(), 10_000)
     name = "links.input>hidden1"
@@ -453,6 +456,6 @@ def test_rates_fall_from_first_to_final_however_a_life_is_cut(
     assert whole[-1] == pytest.approx(rate * final, abs=1e-12)
     assert (np.diff(whole) <= 1e-12).all()
     bounds = [0, *sorted(min(c, total + 1) for c in cut), total + 1]
-    parts = [cosine_rates(config, a, b - a, total) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [cosine_rates(config, a, b - a, total) for a, b in itertools.pairwise(bounds)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
     assert cosine_rates(config, total + 5, 3, total) == pytest.approx(rate * final, abs=1e-12)
