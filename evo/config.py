@@ -60,7 +60,7 @@ class NetworkConfig(Section):
 
 
 class TrainingConfig(Section):
-    steps: int = Field(default=24_000, ge=1, description="the whole life of one network; losing trials not counted")
+    steps: int = Field(default=18_000, ge=1, description="the whole life of one network; losing trials not counted")
     epochs: float | None = Field(default=None, gt=0, description="the same in epochs; empty: as steps says")
     seconds: float | None = Field(
         default=None, gt=0, description="or stop after this long (such a run is not repeatable)"
@@ -84,7 +84,7 @@ class TrainingConfig(Section):
 
 
 class GrowthConfig(Section):
-    cycles: int = Field(default=20, ge=1, description="train-then-decide rounds in a life")
+    cycles: int = Field(default=16, ge=1, description="train-then-decide rounds in a life")
     settle: Fraction = Field(default=0.1, description="last share of the life in which only training goes on")
     triggers: str = Field(
         default="always", description="'always', or names joined by 'or'/'and': plateau, spike, extrema"
@@ -173,7 +173,9 @@ class SearchConfig(Section):
 class RecordConfig(Section):
     mlflow: bool = Field(default=True, description="mirror the events into MLflow")
     tracking_uri: str | None = Field(default=None, description="empty: sqlite in the folder of runs")
-    keep: Literal["all", "front"] = Field(default="all", description="snapshots kept at the end: all, or the front's and each network's last")
+    keep: Literal["all", "front"] = Field(
+        default="all", description="snapshots kept at the end: all, or those of the front and each network's last"
+    )
 
 
 class Config(Section):

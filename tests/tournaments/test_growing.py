@@ -38,8 +38,12 @@ def fitted_gain(network: Network, seen: Findings, candidate) -> float:
 
 def test_linear_screening_is_blind_to_xor_and_units_are_not():
     network, seen = xor()
-    blind = [c for name in ("connect", "skip") for c in PROPOSERS[name](seen) if c.site.endswith("output") or c.site == "*"]
-    # Bias and calibration may be had without XOR: only the third class, which never comes, is to be learned.
+    linear = [c for name in ("connect", "skip") for c in PROPOSERS[name](seen) if c.site in ("output", "input>output")]
+    assert len(linear) == 2
+    assert all(c.predicted == 0.0 for c in linear)
     found = max(widen(seen), key=lambda c: c.predicted)
-    print([(c.site, c.predicted, c.raw) for c in blind], found.predicted, fitted_gain(network, seen, found))
-    assert max(c.predicted for c in blind) < 0.1 * found.predicted
+    assert found.predicted > 0.2
+    assert fitted_gain(network, seen, found) > 0.1
+    (action,) = found.actions
+    assert isinstance(action, Widen)
+    assert {2, 7} <= {s.slot for u in action.units for s in u.fan_in}
