@@ -25,9 +25,9 @@ import torch
 import evo
 from evo import grower as grower_module
 from evo.config import Config
-from evo.cycle import Surroundings, resolved
 from evo.data import load_task
 from evo.settings import build
+from evo.surroundings import Surroundings, resolved
 from evo.task import Task
 from evo.training import Session, batch_orders, cosine_rates
 from search_spaces import checkpoint, surgery
@@ -80,7 +80,7 @@ def _epoch(config: Config, task: Task, network: Network) -> float:
 
 
 def _screening(config: Config, task: Task, network: Network, epoch: float) -> dict[str, Any]:
-    """Evidence, statistics, all proposers. The input's Gram matrix is cached over a life, so the first pass is apart."""
+    """Evidence, statistics, all proposers. The input's Gram matrix is cached over a life, so the first is apart."""
     around = Surroundings.of(config, task, "n000", lambda parent, requests: [])
     cache, proposed = GramCache(), 0
 

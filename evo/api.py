@@ -211,7 +211,7 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
 
 
 def _tidy(run: Run, config: Config) -> None:
-    """One event file a network, and only the snapshots that are to be kept; a killed tidying is done again on resume."""
+    """One event file a network, and only the snapshots to be kept; a killed tidying is done again on resume."""
     from evo import recorder
 
     recorder.compact(run.folder)

@@ -18,10 +18,12 @@ from typing import Any
 
 from evo import events, faults
 from evo.config import Config
-from evo.cycle import Surroundings, born, figures, run_cycle, settings_json
+from evo.cycle import born, figures, run_cycle
 from evo.data import Task
 from evo.life import Life
 from evo.recorder import Recorder, read_table
+from evo.rows import settings_json
+from evo.surroundings import Surroundings
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
 from search_spaces import checkpoint
 from search_spaces.checkpoint import CheckpointError
@@ -81,11 +83,10 @@ class Grower:
         began = time.perf_counter()
         limit = self.config.training.seconds
         plan = self._around.plan
-        life = self.life
-        if limit is not None and time.monotonic() - self._began > limit and life.cycle < plan.cycles:
+        if limit is not None and time.monotonic() - self._began > limit and self.cycle < plan.cycles:
             # Out of time: straight to the last stretch, where the rate falls to its end.
-            life = dataclasses.replace(life, cycle=plan.cycles, step=plan.total - plan.settle)
-        self.life, self.body, self.state, rows = run_cycle(self._around, life, self.body, self.state)
+            self._around = dataclasses.replace(self._around, plan=plan.cut(self.cycle, self.life.step))
+        self.life, self.body, self.state, rows = run_cycle(self._around, self.life, self.body, self.state)
         found = self._commit(rows, time.perf_counter() - began)
         decision = next((r for r in rows if r["kind"] == "decision"), None)
         return {

@@ -37,6 +37,10 @@ class Plan:
         segment = growing // cycles - trial
         return Plan(total, cycles, segment, trial, total - cycles * (segment + trial))
 
+    def cut(self, cycle: int, step: int) -> Plan:
+        """The plan of a life that has to end: after so many cycles and steps nothing but the last stretch is left."""
+        return Plan(step + self.settle, cycle, self.segment, self.trial, self.settle)
+
 
 @dataclass(frozen=True)
 class Life:

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo.task import Split, Task
+from evo.task import Split, Task, aligned
 from evo.trials import Body, TrialRequest, TrialResult
 
 Arrays = dict[str, NDArray[Any]]
@@ -105,4 +105,4 @@ def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
     with warnings.catch_warnings():
         # PyTorch warns that nobody must write to a read-only array; nobody does (see above).
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array).to(device)
+        return aligned(torch.from_numpy(array).to(device))

@@ -18,6 +18,18 @@ class DataError(ValueError):
     """Data that cannot be learned from: one line with the field, what was expected, what came, and the cure."""
 
 
+ALIGNMENT = 64
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """The same numbers where a vector unit likes them: a copy if they lie elsewhere.
+
+    The last bits of a product depend on where its factors begin in memory, and arrays that come from NumPy, a file or
+    another process may begin anywhere.
+    """
+    return tensor.clone() if tensor.data_ptr() % ALIGNMENT else tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """x: (n, *shape) float32. y: (n,) int64 classes, or (n, outputs) float32 standardised by the training split."""
@@ -55,5 +67,5 @@ class Task:
         moved: dict[int, Split] = {}
         for split in self.splits.values():
             if id(split) not in moved:
-                moved[id(split)] = Split(split.x.to(device), split.y.to(device))
+                moved[id(split)] = Split(aligned(split.x.to(device)), aligned(split.y.to(device)))
         return dataclasses.replace(self, splits={name: moved[id(s)] for name, s in self.splits.items()})

@@ -121,7 +121,7 @@ class Session:
         return Trained(log[:, 0], log[:, 1])
 
     def close(self) -> OptimizerState:
-        """The optimiser state in the parameters' shapes, after what `run` did. The parameters own their memory again."""
+        """The optimiser state in the parameters' shapes, as `run` left it. The parameters own their memory again."""
         with torch.no_grad():
             for name, p in self.parameters.items():
                 if self.index[name] is None:

@@ -2,7 +2,7 @@
 
 An action holds a name, a site and numbers, nothing else: which slots, which edges, which values. It draws nothing and
 decides nothing, so applying it twice gives the same network twice, in any process. The values of fresh weights are part
-of it; `initial` makes them.
+of it: whoever proposes an action gives them.
 
 Vocabulary: a *layer* is a named axis of units (`input`, `hidden1`, `output`); a *link* joins a source layer to a later
 layer and is written `"input>hidden1"`; an edge of a link is one weight, (row, column) = (unit of the later layer, unit

@@ -177,7 +177,8 @@ def _tensors(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Ten
     if name not in files:
         raise CheckpointError(f"{where}/{name}: missing; take another snapshot, this one is not whole")
     try:
-        return load_bytes(files[name])
+        # Copies, as a view into the file's bytes may begin anywhere, and the last bits of a product depend on where.
+        return {key: tensor.clone() for key, tensor in load_bytes(files[name]).items()}
     except (SafetensorError, ValueError, KeyError) as err:
         raise CheckpointError(f"{where}/{name}: damaged or truncated ({err}); take another snapshot") from err
 

@@ -34,6 +34,7 @@ class Findings:
         self._cache = cache or GramCache()
         self._statistics: dict[str, PlaceStatistics] = {}
         self._residuals: dict[str, Residual] = {}
+        self._once: dict[str, Tensor] = {}
 
     def statistics(self, layer: str) -> PlaceStatistics:
         """Gram matrices of the place."""
@@ -46,6 +47,12 @@ class Findings:
         if layer not in self._residuals:
             self._residuals[layer] = residual(self.statistics(layer))
         return self._residuals[layer]
+
+    def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+        """What several proposals of one decision need, made by the first that asks."""
+        if key not in self._once:
+            self._once[key] = make()
+        return self._once[key]
 
     def linked(self, source: str, target: str) -> bool:
         """Whether the network has this link."""

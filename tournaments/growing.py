@@ -1,7 +1,7 @@
 """Growing proposals: new units, whole, with their fan-in and fan-out.
 
 Where a layer's weights are shared by the positions of a picture its units are channels: their spokes count kernel taps,
-as the network's `lift` does, and only proposals that need no closed form are made for them.
+as the network's `lift` does. They are drawn and cloned as others are; scored ones are made in `channels`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,23 @@ from torch import Tensor
 from search_spaces.actions import Insert, Spoke, Unit, Widen
 from tournaments.candidate import Candidate
 from tournaments.findings import Findings
-from tournaments.units import Pool, PooledUnit, make_pool, pick_units, random_gates, targets
+from tournaments.units import (
+    Pool,
+    PooledUnit,
+    make_pool,
+    orthonormal,
+    pick_units,
+    promising,
+    random_gates,
+    seen_on,
+    targets,
+)
 
 POOL = 96
 RANDOM_UNITS = 32
-NOISE_POOL = 32
+NOISE_POOL = 24
+ROWS = 1024
+KEPT = 16
 NOISE_DRAWS = 3
 NOISE_MARGIN = 1.2
 """On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size: so much above the
@@ -34,11 +46,11 @@ def widen(findings: Findings) -> list[Candidate]:
         if "Widen" not in place.grows or place.positions != 1:
             continue
         sources, consumers = findings.sources(layer), findings.consumers(layer)
-        for count in _counts(findings):
+        for count in counts(findings):
             units, predicted, raw = new_units(findings, layer, sources, consumers, count, f"widen {layer} {count}")
             if units:
                 reason = f"{len(units)} features of {'+'.join(sources)} that {layer} lacks"
-                cost = _cost(findings, layer, units)
+                cost = cost_of(findings, layer, units)
                 candidates.append(Candidate((Widen(layer, units),), "widen", reason, cost, predicted, raw))
     return candidates
 
@@ -52,7 +64,7 @@ def insert(findings: Findings) -> list[Candidate]:
         for source in findings.sources(layer):
             if source == "input" and len(findings.places) > 1:
                 continue
-            count = _counts(findings)[0]
+            count = counts(findings)[0]
             units, predicted, raw = new_units(findings, layer, [source], [layer], count, f"insert {source}>{layer}")
             if units:
                 name = _free_name(findings)
@@ -68,7 +80,7 @@ def drawn(findings: Findings) -> list[Candidate]:
     candidates = []
     for layer, place in findings.places.items():
         sources, consumers = findings.sources(layer), findings.consumers(layer)
-        count = _counts(findings)[0]
+        count = counts(findings)[0]
         own = findings.own_parameters(layer)
         if "Widen" not in place.grows or not consumers or findings.grow < count * (own + 2):
             continue
@@ -88,7 +100,7 @@ def drawn(findings: Findings) -> list[Candidate]:
                     tuple(Spoke(t, i, 0.0) for t, i in outputs),
                 )
             )
-        cost = _cost(findings, layer, units)
+        cost = cost_of(findings, layer, units)
         candidates.append(Candidate((Widen(layer, tuple(units)),), "drawn", f"{count} random units", cost, 0.0))
     return candidates
 
@@ -112,7 +124,7 @@ def clone(findings: Findings) -> list[Candidate]:
         if not fan_in or not fan_out:
             continue
         action = Widen(layer, (Unit(fan_in, fan_out, twin.bias),), ((slot, 0.5),))
-        cost = _cost(findings, layer, action.units)
+        cost = cost_of(findings, layer, action.units)
         if cost <= findings.grow:
             candidates.append(Candidate((action,), "clone", f"unit {slot} carries the most", cost, 0.0))
     return candidates
@@ -137,26 +149,40 @@ def new_units(
     fan_in = min(len(columns), per - 1 - fan_out)
     if fan_in < 1:
         return (), 0.0, 0.0
-    if not bool((H.std(dim=0) > 1e-6).any()):
+    if float(findings.once(f"spread {'+'.join(sources)}", lambda: H.std(dim=0).max())) <= 1e-6:
         return (), 0.0, 0.0
-    present = _present_features(findings, consumers)
     A = _centred_gram(findings, sources, [*consumers, layer])
     nonlinearity = findings.network.nonlinearity
     odd = bool(torch.allclose(nonlinearity(-torch.ones(1)), -nonlinearity(torch.ones(1))))
     allowed = A.diagonal() > 1e-4 * A.diagonal().mean()
+    some = slice(None, None, max(1, len(H) // ROWS))
+    basis, basis_of_some = _bases(findings, consumers, some)
 
-    def search(
-        gradients: Tensor, wanted: int, random: int, picks: int, rng: np.random.Generator
-    ) -> tuple[Pool, list[PooledUnit]]:
-        gates = random_gates(H, 16, rng)
-        mixed = targets(gradients, f, wanted, rng, gates)
-        pool = make_pool(H, A, mixed, fan_in, nonlinearity, odd, allowed, random, rng)
-        return pool, pick_units(pool, present, gradients, f, 1, picks, fan_out)
+    def search(gradients: Tensor, fan_in: int, wanted: int, random: int, rng: np.random.Generator) -> Pool:
+        mixed = targets(gradients, f, wanted, rng, random_gates(H[some], 16, rng))
+        return make_pool(H[some], A, mixed, fan_in, nonlinearity, odd, allowed, random, rng)
 
-    pool, picked = search(G, POOL, RANDOM_UNITS, count, findings.draw(purpose))
+    # A large pool is looked at on some of the samples, the best of it on all.
+    pool = search(G[some], fan_in, POOL, RANDOM_UNITS, findings.draw(purpose))
+    best = promising(pool, basis_of_some, G[some], f, fan_out, max(KEPT, 2 * count))
+    pool = seen_on(pool, best, H, nonlinearity)
+    picked = pick_units(pool, basis, G, f, 1, count, fan_out)
     if not picked:
         return (), 0.0, 0.0
-    noise = _noise(G, lambda null, rng: search(null, NOISE_POOL, 0, 1, rng)[1], findings.draw(f"{purpose} noise"))
+    # Once a place: at the largest fan-in that is asked for, as more inputs fit more noise.
+    widest = min(len(columns), max(findings.grow // min(counts(findings)) - 1 - fan_out, fan_in))
+    place = f"{'+'.join(sources)} for {'+'.join(consumers)}"
+
+    def best_of_noise() -> Tensor:
+        rng = findings.draw(f"noise of {place}")
+
+        def gained(null: Tensor, rng: np.random.Generator) -> list[PooledUnit]:
+            return pick_units(search(null, widest, NOISE_POOL, 0, rng), basis_of_some, null, f, 1, 1, fan_out)
+
+        # What noise seems to gain falls with the number of samples that it is seen on.
+        return torch.tensor(_noise(G[some], gained, rng) * len(G[some]) / len(G))
+
+    noise = float(findings.once(f"noise of {place}", best_of_noise))
     units = tuple(
         Unit(
             tuple(
@@ -170,6 +196,21 @@ def new_units(
     )
     gains = [sum(u.gains) for u in picked]
     return units, sum(max(gain - noise, 0.0) for gain in gains), sum(gains)
+
+
+def cost_of(findings: Findings, layer: str, units: Sequence[Unit]) -> int:
+    """Parameters of new units in a layer that there is."""
+    own = findings.own_parameters(layer)
+    return sum(len(u.fan_in) + len(u.fan_out) + own for u in units)
+
+
+def counts(findings: Findings) -> list[int]:
+    """How many units the budget buys at the network's own fan-in and fan-out, and half as many of twice the size."""
+    sizes = findings.network.axis_sizes()
+    hidden = max(sum(sizes[layer] for layer in findings.places if layer != "output"), 1)
+    typical = min(max(findings.network.count() / (hidden + 1), 4.0), 64.0)
+    count = max(1, round(findings.grow / typical))
+    return sorted({count, max(1, count // 2)}, reverse=True)
 
 
 def _noise(
@@ -186,13 +227,17 @@ def _noise(
     return (math.sqrt(most) + NOISE_MARGIN / math.sqrt(2 * len(G))) ** 2
 
 
-def _present_features(findings: Findings, consumers: list[str]) -> Tensor:
-    """(r, s): every feature that some consumer has, and the constant."""
+def _bases(findings: Findings, consumers: list[str], some: slice) -> tuple[Tensor, Tensor]:
+    """Orthonormal features that span all that some consumer has, and the constant: on all rows, and on some."""
     parts = [torch.ones(findings.evidence.samples, 1, device=findings.evidence.x.device)]
     for source in dict.fromkeys(s for t in consumers for s in findings.sources(t)):
         used = torch.stack([findings.mask(source, t).any(dim=0) for t in consumers if findings.linked(source, t)])
         parts.append(findings.features(source, consumers[0])[:, used.any(dim=0)])
-    return torch.cat(parts, dim=1)
+    present = torch.cat(parts, dim=1)
+    key = "+".join(consumers)
+    return findings.once(f"basis {key}", lambda: orthonormal(present)), findings.once(
+        f"basis of some {key}", lambda: orthonormal(present[some])
+    )
 
 
 def _centred_gram(findings: Findings, sources: list[str], layers: list[str]) -> Tensor:
@@ -201,20 +246,6 @@ def _centred_gram(findings: Findings, sources: list[str], layers: list[str]) -> 
     at = torch.cat([torch.arange(*stats.columns[s], device=stats.A.device) for s in sources])
     mean = stats.A[-1, at]
     return stats.A[at][:, at] - mean[:, None] * mean[None, :]
-
-
-def _cost(findings: Findings, layer: str, units: Sequence[Unit]) -> int:
-    own = findings.own_parameters(layer)
-    return sum(len(u.fan_in) + len(u.fan_out) + own for u in units)
-
-
-def _counts(findings: Findings) -> list[int]:
-    """How many units the budget buys at the network's own fan-in and fan-out, and half as many of twice the size."""
-    sizes = findings.network.axis_sizes()
-    hidden = max(sum(sizes[layer] for layer in findings.places if layer != "output"), 1)
-    typical = min(max(findings.network.count() / (hidden + 1), 4.0), 64.0)
-    count = max(1, round(findings.grow / typical))
-    return sorted({count, max(1, count // 2)}, reverse=True)
 
 
 def _free_name(findings: Findings) -> str:

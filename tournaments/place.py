@@ -106,9 +106,29 @@ def statistics(network: Network, place: Place, evidence: Evidence, cache: GramCa
             present[:, a0:a1] = buffers[mask].reshape(G.shape[1], -1).bool()
     ridge = RIDGE * A.diagonal()[:-1].mean()
     A.diagonal()[:-1].add_(ridge)
-    return PlaceStatistics(
-        place.layer, columns, A, C, Gs.t() @ Gs / rows, G, present, evidence.samples, rows // evidence.samples
-    )
+    positions = rows // evidence.samples
+    F = Gs.t() @ Gs / rows
+    if positions > 1:
+        root = agreement(torch.cat(lifted[:-1], dim=1), Gs, evidence.samples).sqrt()
+        F = root[:, None] * F * root[None, :]
+    return PlaceStatistics(place.layer, columns, A, C, F, G, present, evidence.samples, positions)
+
+
+def agreement(H: Tensor, G: Tensor, samples: int) -> Tensor:
+    """(q,): by how much the curvature of a shared weight exceeds that of positions that know nothing of each other.
+
+    H: (r, p), G: (r, q). The slope of a sample's loss is a sum over its positions; where their features and gradients
+    are alike its square is larger than the sum of squares, which A ⊗ F stands for.
+    """
+    positions = len(H) // samples
+    centred = (H - H.mean(dim=0)).view(samples, positions, -1)
+    g = G.view(samples, positions, -1)
+    together = torch.zeros(H.shape[1], G.shape[1], dtype=H.dtype, device=H.device)
+    for first in range(0, samples, 256):
+        part = slice(first, first + 256)
+        together += (centred[part].mT @ g[part]).square().sum(dim=0)
+    apart = centred.square().sum() * G.square().mean(dim=0)
+    return together.sum(dim=0) / apart.clamp(min=1e-30)
 
 
 @dataclass(frozen=True)
@@ -166,47 +186,89 @@ def edge_gains(place: PlaceStatistics, left: Residual, allowed: Tensor) -> Tenso
 def choose_edges(
     place: PlaceStatistics, left: Residual, allowed: Tensor, budget: int, row_cap: int | None = None
 ) -> list[ChosenEdge]:
-    """The `budget` most gainful edges, chosen greedily: each is scored with those chosen before it regressed out.
+    """The `budget` most gainful edges, chosen greedily: each is scored with those of its row before it regressed out.
 
-    allowed: (q, p+1) bool. row_cap: at most so many for a row.
+    allowed: (q, p+1) bool. row_cap: at most so many for a row. Rows do not touch each other, so all of them advance at
+    once, and the budget then takes the best of all. In a large place a row takes several at a time, which are regressed
+    out of each other but chosen together.
     """
-    covariance, variance = left.covariance.clone(), left.variance.clone()
-    bases: dict[int, list[Tensor]] = {}
-    gains = edge_gains(place, left, allowed & ~place.present)
-    f = place.f.double()
-    typical = place.A.diagonal()[:-1].double().mean()
+    rows = torch.nonzero((allowed & ~place.present).any(dim=1)).view(-1)
+    if budget < 1 or not len(rows):
+        return []
+    most = min(budget, row_cap or budget, max(2 * ROUNDS, DEPTH * math.ceil(budget / len(rows))))
+    most = min(most, int((allowed & ~place.present).sum(dim=1).max()))
+    taken = _pursue_rows(place, left, rows, allowed, most)
+    least: dict[int, float] = {}
+    ranked: list[tuple[float, int, tuple[int, int, float, int]]] = []
+    for edge in taken:
+        # An edge may gain more than the one that it comes after: it is never taken without that one.
+        least[edge[0]] = min(least.get(edge[0], math.inf), edge[2])
+        ranked.append((-least[edge[0]], edge[3], edge))
+    order = [edge for _, _, edge in sorted(ranked)[:budget]]
     picked: dict[int, list[int]] = {}
-    order: list[tuple[int, int, float]] = []
-    for _ in range(budget):
-        flat = int(gains.argmax())
-        k, j = divmod(flat, gains.shape[1])
-        gain = float(gains[k, j])
-        if gain <= 0:
-            break
-        order.append((k, j, gain))
+    for k, j, _, _ in order:
         picked.setdefault(k, []).append(j)
-        extra = bases.setdefault(k, [])
-        along = place.A[:, j].double() - left.basis[k] @ left.basis[k, j]
-        for b in extra:
-            along = along - b * b[j]
-        unit = along / along[j].clamp(min=1e-12).sqrt()
-        extra.append(unit)
-        covariance[k] -= unit * (covariance[k, j] / along[j].clamp(min=1e-12).sqrt())
-        variance[k] = (variance[k] - unit.square()).clamp(min=0)
-        row = 0.5 * place.positions * covariance[k].square() / (variance[k] * f[k]).clamp(min=1e-30)
-        open_ = allowed[k] & ~place.present[k] & (variance[k] > 0.01 * typical) & (gains[k] > 0)
-        open_[j] = False
-        if row_cap is not None and len(picked[k]) >= row_cap:
-            open_[:] = False
-        gains[k] = torch.where(open_, row, torch.zeros_like(row))
     values: dict[tuple[int, int], float] = {}
+    f = place.f.double()
     for k, js in picked.items():
         at = torch.tensor(js, device=place.A.device)
         inner = place.A[at][:, at].double() - left.basis[k, at] @ left.basis[k, at].t()
         solved = torch.linalg.solve(inner + 1e-9 * torch.eye(len(js), device=inner.device), left.covariance[k, at])
         for j, value in zip(js, (solved / f[k]).tolist(), strict=True):
             values[k, j] = value
-    return [ChosenEdge(k, j, values[k, j], gain) for k, j, gain in order]
+    return [ChosenEdge(k, j, values[k, j], gain) for k, j, gain, _ in order]
+
+
+ROUNDS = 8
+"""Where it would be much work to take edges one by one, they are taken in so many rounds."""
+
+MUCH = 1_000_000
+"""Elements that are updated in all, from which it is much work."""
+
+DEPTH = 4
+"""A row may take so many times its even share of the budget."""
+
+
+def _pursue_rows(
+    place: PlaceStatistics, left: Residual, rows: Tensor, allowed: Tensor, most: int
+) -> list[tuple[int, int, float, int]]:
+    """(row, column, gain, rank within the row) of up to `most` edges of each row, by batched pursuit."""
+    open_ = (allowed & ~place.present)[rows]
+    columns = torch.nonzero(open_.any(dim=0)).view(-1)
+    open_ = open_[:, columns]
+    at_once = math.ceil(most / ROUNDS) if open_.numel() * most > MUCH else 1
+    floor = 0.01 * place.A.diagonal()[:-1].double().mean()
+    A, f = place.A[columns][:, columns].double(), place.f.double()[rows, None]
+    covariance, variance = left.covariance[rows][:, columns], left.variance[rows][:, columns]
+    known = left.basis[rows][:, columns]
+    taken: list[tuple[int, int, float, int]] = []
+    rank = 0
+    while rank < most:
+        gains = 0.5 * place.positions * covariance.square() / (variance * f).clamp(min=1e-30)
+        gains = torch.where(open_ & (variance > floor), gains, torch.zeros_like(gains))
+        count = min(at_once, most - rank)
+        best, js = gains.topk(count, dim=1)
+        if float(best.max()) <= 0:
+            break
+        open_ = open_.scatter(1, js, False)
+        along = A[js] - torch.gather(known, 1, js[:, :, None].expand(-1, -1, known.shape[2])) @ known.mT
+        inner = torch.gather(along, 2, js[:, None, :].expand(-1, count, -1))
+        # Two features that are all but one have a singular block; the second of them gains nothing.
+        inner = inner + floor * 1e-6 * torch.eye(count, dtype=inner.dtype, device=inner.device)
+        factor = torch.linalg.cholesky_ex(inner)[0]
+        unit = torch.linalg.solve_triangular(factor, along, upper=False)
+        share = torch.linalg.solve_triangular(factor, torch.gather(covariance, 1, js)[:, :, None], upper=False)
+        marginal = (0.5 * place.positions * share[:, :, 0].square() / f).tolist()
+        wanted = (best > 0).tolist()
+        for i, (k, chosen) in enumerate(zip(rows.tolist(), columns[js].tolist(), strict=True)):
+            taken += [
+                (k, j, marginal[i][c], rank + c) for c, j in enumerate(chosen) if wanted[i][c] and marginal[i][c] > 0
+            ]
+        covariance = covariance - (unit * share).sum(dim=1)
+        variance = (variance - unit.square().sum(dim=1)).clamp(min=0)
+        known = torch.cat([known, unit.mT], dim=2)
+        rank += count
+    return taken
 
 
 def edge_noise(choices: int, samples: int) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from search_spaces.actions import Connect, Edge, Skip
 from tournaments.candidate import Candidate
+from tournaments.channels import channels
 from tournaments.findings import Findings
 from tournaments.growing import clone, drawn, insert, widen
 from tournaments.place import ChosenEdge, choose_edges, edge_noise
@@ -118,6 +119,7 @@ PROPOSERS: Mapping[str, Proposer] = {
     "connect": connect,
     "skip": skip,
     "widen": widen,
+    "channels": channels,
     "insert": insert,
     "clone": clone,
     "drawn": drawn,

@@ -52,7 +52,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decision:
-    """arm: the adopted one, 0 = NoChange. control: mean held-out loss of the control's first fork, nats."""
+    """arm: the adopted one, 0 = NoChange. verdicts: of every other arm, by its number."""
 
     arm: int
     reason: str

@@ -147,28 +147,35 @@ def _signs(parts: Sequence[tuple[Tensor, Tensor, Tensor]], signed: bool) -> list
     return [(1.0 if signed or i < per else -1.0, b) for i, (_, _, b) in enumerate(parts)]
 
 
+def orthonormal(present: Tensor) -> Tensor:
+    """(r, s): features in `present`'s span with mean product 1 of each with itself and 0 with the others."""
+    # In double precision: the Gram matrix of many alike features is not positive in single.
+    wide = present.double()
+    inner = wide.t() @ wide / len(wide)
+    inner.diagonal().add_(1e-5 * float(inner.diagonal().mean().clamp(min=1.0)))
+    whiten: Tensor = torch.linalg.inv(torch.linalg.cholesky(inner)).t()
+    spanned: Tensor = present @ whiten.to(present.dtype)
+    return spanned
+
+
 def pick_units(
-    pool: Pool, present: Tensor, G: Tensor, f: Tensor, positions: int, count: int, fan_out: int
+    pool: Pool, basis: Tensor, G: Tensor, f: Tensor, positions: int, count: int, fan_out: int
 ) -> list[PooledUnit]:
     """Greedily the units that gain most, each with those before it regressed out.
 
-    present: (r, s) features that the consumers have, the constant included; G: (r, q), f: (q,). Gain of unit u for row
-    k: ½ t c²/(v f_k); a unit counts its `fan_out` best rows.
+    basis: (r, s) orthonormal features that the consumers have, the constant included; G: (r, q), f: (q,). Gain of unit
+    u for row k: ½ t c²/(v f_k); a unit counts its `fan_out` best rows.
     """
     r = len(G)
-    # In double precision: the Gram matrix of many alike features is not positive in single.
-    wide = present.double()
-    inner = wide.t() @ wide / r
-    inner.diagonal().add_(1e-5 * float(inner.diagonal().mean().clamp(min=1.0)))
-    basis = torch.linalg.solve_triangular(torch.linalg.cholesky(inner), wide.t(), upper=False).t().to(G.dtype)
-    free = pool.outputs - basis @ (basis.t() @ pool.outputs) / r
-    rest = G - basis @ (basis.t() @ G) / r
+    inside = basis.t() @ pool.outputs / r
+    rest = G - basis @ (basis.t() @ G / r)
     raw = pool.outputs.square().mean(dim=0).clamp(min=1e-12)
+    variance = raw - inside.square().sum(dim=0)
+    cov = pool.outputs.t() @ rest / r
+    done: list[tuple[Tensor, Tensor]] = []
     picked: list[PooledUnit] = []
     fan_out = min(fan_out, G.shape[1])
     for _ in range(count):
-        variance = free.square().mean(dim=0)
-        cov = free.t() @ rest / r
         gains = 0.5 * positions * cov.square() / (variance[:, None].clamp(min=1e-12) * f[None, :])
         gains = torch.where((variance > 0.02 * raw)[:, None], gains, torch.zeros_like(gains))
         top, rows = gains.topk(fan_out, dim=1)
@@ -177,7 +184,33 @@ def pick_units(
             break
         values = cov[best, rows[best]] / (variance[best] * f[rows[best]])
         picked.append(PooledUnit(best, tuple(rows[best].tolist()), tuple(values.tolist()), tuple(top[best].tolist())))
-        h = free[:, best] / free[:, best].norm()
-        free = free - h[:, None] * (h @ free)[None, :]
-        rest = rest - h[:, None] * (h @ rest)[None, :]
+        h = pool.outputs[:, best] - basis @ inside[:, best]
+        for before, along in done:
+            h = h - before * along[best]
+        h = h / h.square().mean().sqrt()
+        along = pool.outputs.t() @ h / r
+        done.append((h, along))
+        variance = (variance - along.square()).clamp(min=0)
+        cov = cov - along[:, None] * (rest.t() @ h / r)[None, :]
     return picked
+
+
+def promising(pool: Pool, basis: Tensor, G: Tensor, f: Tensor, fan_out: int, keep: int) -> Tensor:
+    """(keep,) the pool's units that gain most each by itself, best first: what is worth a look on all samples."""
+    r = len(G)
+    variance = pool.outputs.square().mean(dim=0)
+    raw = variance.clamp(min=1e-12)
+    variance = variance - (basis.t() @ pool.outputs / r).square().sum(dim=0)
+    cov = pool.outputs.t() @ (G - basis @ (basis.t() @ G / r)) / r
+    gains = cov.square() / (variance[:, None].clamp(min=1e-12) * f[None, :])
+    gains = torch.where((variance > 0.02 * raw)[:, None], gains, torch.zeros_like(gains))
+    total = gains.topk(min(fan_out, G.shape[1]), dim=1).values.sum(dim=1)
+    return total.topk(min(keep, len(total))).indices
+
+
+def seen_on(pool: Pool, chosen: Tensor, H: Tensor, activation: Callable[[Tensor], Tensor]) -> Pool:
+    """The chosen units of a pool with their outputs on the rows of H: (r, p)."""
+    columns, weights, bias = pool.columns[chosen], pool.weights[chosen], pool.bias[chosen]
+    dense = torch.zeros(len(columns), H.shape[1], dtype=H.dtype, device=H.device)
+    dense.scatter_(1, columns, weights)
+    return Pool(columns, weights, bias, activation(H @ dense.t() + bias))

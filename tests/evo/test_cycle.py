@@ -13,10 +13,12 @@ import torch
 from small_life import made
 
 from evo import cycle
-from evo.cycle import PATIENCE_WITH_DIVERGENCE, Surroundings, born, figures, resolved, run_cycle, settings_json
+from evo.cycle import PATIENCE_WITH_DIVERGENCE, born, figures, run_cycle
 from evo.events import VOLATILE
 from evo.life import Life
+from evo.rows import settings_json
 from evo.settings import build
+from evo.surroundings import Surroundings, resolved
 from evo.task import Task
 from evo.training import held_out_losses
 from evo.trials import Body, TrialRequest, TrialResult, pack, run_trial, unpack
@@ -145,7 +147,12 @@ def test_candidates_tell_all_that_a_decision_rests_on() -> None:
             assert r["predicted_nats"] is not None or r["placebo"]
             assert r["se_nats"] > 0
             assert r["trial_steps"] == 2 * (8 if r["rungs"] == 2 else 3)
+            assert r["seconds"] > 0
+            assert r["bytes"] % 4 == 0
+            assert r["flops"] > 0
             assert r["bound_nats"] < r["measured_nats"]
+        parent = decision["active_parameters"] - decision["delta_parameters"]
+        assert [r["bytes"] // 4 - parent for r in arms] == [r["delta_parameters"] for r in arms]
 
 
 # --- what blows up

@@ -38,6 +38,10 @@ def test_the_stretches_of_a_life_add_up(steps: int, cycles: int, settle: float, 
     if plan.cycles:
         assert plan.segment >= plan.trial, "more is learned between tournaments than in one"
         assert plan.settle >= round(steps * settle) - 1
+    short = plan.cut(plan.cycles // 2, plan.cycles // 2 * (plan.segment + plan.trial))
+    assert short.cycles == plan.cycles // 2
+    assert short.total <= plan.total
+    assert short.total - short.settle == short.cycles * (plan.segment + plan.trial)
 
 
 @pytest.mark.parametrize(("steps", "cycles"), [(39, 0), (59, 0), (60, 1), (119, 1), (120, 2)])

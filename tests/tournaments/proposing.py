@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 
@@ -19,13 +20,17 @@ from tournaments.findings import Findings
 def mlp(*hidden: int, activation: str = "relu", density: float = 0.4, skips: tuple[tuple[str, str], ...] = ()) -> Mlp:
     names = ["input", *(f"hidden{i}" for i in range(1, len(hidden) + 1)), "output"]
     layers = list(zip(names, [10, *hidden, 3], strict=True))
-    network = Mlp(layers, [*zip(names[:-1], names[1:], strict=True), *skips], activation)
+    network = Mlp(layers, [*itertools.pairwise(names), *skips], activation)
     connect(network, density, keyed("mlp", *hidden, activation))
     return network
 
 
 def convnet(*channels: int, hidden: tuple[int, ...] = ()) -> Convnet:
-    names = ["input", *(f"channel{i + 1}" for i in range(len(channels))), *(f"hidden{i + 1}" for i in range(len(hidden)))]
+    names = [
+        "input",
+        *(f"channel{i + 1}" for i in range(len(channels))),
+        *(f"hidden{i + 1}" for i in range(len(hidden))),
+    ]
     network = Convnet((1, 8, 8), list(zip([*names, "output"], [1, *channels, *hidden, 3], strict=True)))
     connect(network, 0.4, keyed("convnet", *channels, *hidden))
     return network

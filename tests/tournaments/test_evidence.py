@@ -64,7 +64,9 @@ def test_activations_are_what_layers_feed_onwards_and_the_input_is_one():
     assert found.activations["input"] is x
     weight = network.get_parameter("links.input>hidden1").detach()
     assert torch.allclose(found.activations["hidden1"], torch.tanh(x @ weight.t()), atol=1e-6)
-    assert not any(a.requires_grad for part in (found.activations, found.gradients, found.fisher) for a in part.values())
+    assert not any(
+        a.requires_grad for part in (found.activations, found.gradients, found.fisher) for a in part.values()
+    )
 
 
 @pytest.mark.parametrize("training", [True, False])

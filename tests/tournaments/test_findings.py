@@ -91,6 +91,8 @@ def test_columns_are_summed_unit_by_unit():
     assert seen.by_unit("channel1", torch.arange(27.0)).tolist() == [36.0, 117.0, 198.0]
 
 
-@pytest.mark.parametrize(("make", "layer", "own"), [(mlp, "hidden1", 1), (convnet, "channel2", 2), (convnet, "output", 1)])
+@pytest.mark.parametrize(
+    ("make", "layer", "own"), [(mlp, "hidden1", 1), (convnet, "channel2", 2), (convnet, "output", 1)]
+)
 def test_a_unit_owns_its_bias_or_its_scale_and_shift(make, layer, own):
     assert findings(make()).own_parameters(layer) == own

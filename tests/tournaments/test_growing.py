@@ -1,7 +1,8 @@
-"""New units: what they see that linear features do not, what they promise on noise, and how they start."""
+"""New units and channels: what they see that linear features do not, how they start, and what they promise on noise."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from proposing import NETWORKS, convnet, findings, mlp
@@ -10,10 +11,13 @@ from search_spaces import surgery
 from search_spaces.actions import Insert, Widen
 from search_spaces.network import Network
 from search_spaces.randomness import keyed
+from search_spaces.spaces import seed
+from tournaments.candidate import Candidate
+from tournaments.channels import channels
 from tournaments.evidence import collect
 from tournaments.findings import Findings
-from tournaments.growing import clone, drawn, insert, new_units, widen
-from tournaments.objective import losses
+from tournaments.growing import clone, counts, drawn, insert, widen
+from tournaments.objective import losses, sampled
 from tournaments.proposals import PROPOSERS
 from tournaments.screening import line_search
 
@@ -30,10 +34,13 @@ def xor(n: int = 2000) -> tuple[Network, Findings]:
     return network, Findings(network, evidence, 30, 5, lambda purpose: keyed("xor", purpose))
 
 
-def fitted_gain(network: Network, seen: Findings, candidate) -> float:
+def fitted_gain(network: Network, seen: Findings, candidate: Candidate) -> float:
+    """Nats that the evidence's loss falls by, untrained, at the best step."""
     after, _ = surgery.apply(network, line_search(network, candidate, seen.evidence).actions)
-    return float((losses("classification", network(seen.evidence.x), seen.evidence.y).mean()
-                  - losses("classification", after.eval()(seen.evidence.x), seen.evidence.y).mean()).detach())
+    after.eval()
+    with torch.no_grad():
+        before, now = (losses("classification", n(seen.evidence.x), seen.evidence.y).mean() for n in (network, after))
+    return float(before - now)
 
 
 def test_linear_screening_is_blind_to_xor_and_units_are_not():
@@ -47,3 +54,103 @@ def test_linear_screening_is_blind_to_xor_and_units_are_not():
     (action,) = found.actions
     assert isinstance(action, Widen)
     assert {2, 7} <= {s.slot for u in action.units for s in u.fan_in}
+
+
+def test_new_units_are_whole_and_feed_what_the_layer_feeds():
+    for name in NETWORKS:
+        seen = findings(name)
+        for candidate in (*widen(seen), *drawn(seen), *channels(seen), *insert(seen), *clone(seen)):
+            (action,) = candidate.actions
+            assert isinstance(action, Widen | Insert)
+            site = action.before if isinstance(action, Insert) else action.site
+            for unit in action.units:
+                assert unit.fan_in
+                assert unit.fan_out
+                assert {s.layer for s in unit.fan_in} <= set(seen.sources(site))
+                consumers = [site] if isinstance(action, Insert) else seen.consumers(site)
+                assert {s.layer for s in unit.fan_out} <= set(consumers)
+
+
+def test_a_clone_at_its_split_keeps_the_function_but_for_its_noise():
+    for name in ("one hidden layer", "two hidden layers", "one channel layer"):
+        seen = findings(name, grow=200)
+        before = seen.network(seen.evidence.x).detach()
+        for candidate in clone(seen):
+            after, _ = surgery.apply(seen.network, candidate.actions)
+            change = (after.eval()(seen.evidence.x).detach() - before).square().mean()
+            assert 0 < float(change) < 0.02 * float(before.var())
+
+
+def test_an_inserted_layer_takes_a_free_name():
+    names = {c.actions[0].site for c in insert(findings("two hidden layers"))}
+    assert names == {"hidden3"}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_budget_is_spent_on_few_large_units_or_many_small_ones(name):
+    seen = findings(name, grow=60)
+    few, many = min(counts(seen)), max(counts(seen))
+    assert 1 <= few <= many <= 15
+    by_layer: dict[str, list[int]] = {}
+    for candidate in (*widen(seen), *channels(seen)):
+        action = candidate.actions[0]
+        assert isinstance(action, Widen)
+        assert 0.5 * 60 <= candidate.cost <= 60 or len(action.units) < many
+        by_layer.setdefault(action.site, []).append(len(action.units))
+    assert all(max(found) <= many for found in by_layer.values())
+
+
+# --- channels
+
+
+def pictures(n: int = 800) -> tuple[Network, Findings]:
+    """Whether a picture's left half has the vertical edges: seen by a kernel of both signs, not by the one there is."""
+    rng = keyed("pictures")
+    stripes = rng.integers(0, 2, (n, 1, 1)) * np.tile([1.0, -1.0], 4)[None, None, :] * (np.arange(8) < 4)
+    x = rng.standard_normal((n, 8, 8)) * 0.5 + stripes * rng.choice((-1, 1), (n, 1, 1))
+    y = torch.from_numpy((np.abs(stripes).sum((1, 2)) > 0).astype(np.int64))
+    network = convnet(1).eval()
+    with torch.no_grad():
+        network.get_parameter("links.input>channel1").fill_(1 / 9)
+        network.get_buffer("mask.input>channel1").fill_(1)
+        network.get_parameter("links.channel1>output").mul_(0.1)
+    x = torch.from_numpy(x.reshape(n, 64)).float()
+    evidence = collect(network, x, y, "classification", rng)
+    return network, Findings(network, evidence, 60, 5, lambda purpose: keyed("pictures", purpose))
+
+
+def test_a_drawn_channel_that_helps_is_found_and_starts_with_what_it_gains():
+    network, seen = pictures()
+    edges = max(c.predicted for c in PROPOSERS["connect"](seen))
+    found = max(channels(seen), key=lambda c: c.predicted)
+    assert found.predicted > 1.5 * edges
+    assert fitted_gain(network, seen, found) > 0.1
+
+
+def test_kernels_start_where_a_normalisation_has_nothing_to_do():
+    network, seen = pictures()
+    for candidate in channels(seen):
+        after, _ = surgery.apply(network, candidate.actions)
+        z: dict[str, torch.Tensor] = {}
+        after.eval()(seen.evidence.x, lambda name, value, z=z: z.setdefault(name, value))
+        fresh = z["pre:channel1"][:, 1:]
+        assert fresh.mean((0, 2, 3)).tolist() == pytest.approx([0.0] * fresh.shape[1], abs=0.02)
+        assert fresh.var((0, 2, 3)).tolist() == pytest.approx([1.0] * fresh.shape[1], abs=0.02)
+
+
+def test_on_pure_noise_95_percent_of_the_channels_promise_nothing():
+    scores = []
+    for draw in range(16):
+        rng = keyed("noise channels", draw)
+        settings = {"family": "convnet", "hidden": (3, 3), "density": 0.4, "activation": "relu"}
+        network = seed(settings, (64,), (1, 8, 8), 4, rng).eval()
+        # Smooth pictures, in which neighbours agree.
+        rough = torch.from_numpy(rng.standard_normal((400, 1, 10, 10))).float()
+        x = torch.nn.functional.avg_pool2d(rough, 3, 1).flatten(1) * 3
+        y = sampled("classification", network(x).detach(), rng)
+        evidence = collect(network, x, y, "classification", rng)
+        scores += [
+            c.predicted for c in channels(Findings(network, evidence, 40, 5, lambda p, d=draw: keyed("n", d, p)))
+        ]
+    assert len(scores) == 64
+    assert np.mean(np.array(scores) > 0) <= 0.05 + 0.07

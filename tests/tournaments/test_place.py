@@ -98,9 +98,7 @@ def test_a_skip_over_a_hidden_layer_predicts_the_gain_of_the_refit(problem):
     found = spectrum(stats, torch.arange(12), torch.tensor([12, 13, 14, 15, 16]))
     evidence = collect(network, problem.x, problem.y, "regression", keyed("fisher"))
     hidden = evidence.activations["hidden1"]
-    fitted = sum(
-        refitted(hidden, y) - refitted(torch.cat([hidden, problem.x], dim=1), y) for y in problem.y.t()
-    )
+    fitted = sum(refitted(hidden, y) - refitted(torch.cat([hidden, problem.x], dim=1), y) for y in problem.y.t())
     assert float(found.predicted.sum()) == pytest.approx(fitted, rel=0.02)
 
 
@@ -143,11 +141,25 @@ def test_edges_of_one_row_are_chosen_as_forward_selection_does(scale):
         before = refitted(H[:, had], G[:, 0])
         best = min((j for j in range(8) if j not in had), key=lambda j: refitted(H[:, [*had, j]], G[:, 0]))
         assert edge.column == best
-        assert edge.gain == pytest.approx((before - refitted(H[:, [*had, best]], G[:, 0])) / f, rel=1e-9)
+        assert edge.gain == pytest.approx((before - refitted(H[:, [*had, best]], G[:, 0])) / f, rel=1e-6)
         had.append(best)
     X = torch.cat([H[:, had], torch.ones(len(H), 1)], dim=1)
     exact = torch.linalg.lstsq(X, G).solution[1 : len(had), 0] / f
     assert [e.value for e in chosen] == pytest.approx(exact.tolist(), rel=1e-6)
+
+
+def test_an_edge_that_gains_only_after_another_never_comes_without_it():
+    rng = keyed("suppressor")
+    shared, signal = rng.standard_normal((2, 2000))
+    # Column 1 says nothing of the signal by itself, but takes the noise out of column 0.
+    H = torch.from_numpy(np.stack([shared * 3 + signal, shared, rng.standard_normal(2000)], axis=1))
+    G = torch.from_numpy(np.stack([signal, 0.5 * H[:, 2].numpy() + rng.standard_normal(2000)], axis=1))
+    stats = by_hand(H, G, torch.zeros(2, 3, dtype=torch.bool))
+    allowed = torch.tensor([[True, True, True, False]] * 2)
+    both = [e for e in choose_edges(stats, residual(stats), allowed, 6) if e.row == 0]
+    assert [e.column for e in both][:2] == [0, 1]
+    assert both[1].gain > 5 * both[0].gain
+    assert [(e.row, e.column) for e in choose_edges(stats, residual(stats), allowed, 2)] == [(1, 2), (0, 0)]
 
 
 def test_edges_respect_what_is_allowed_the_budget_and_the_rows_cap():

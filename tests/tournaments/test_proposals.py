@@ -1,4 +1,4 @@
-"""What every proposer owes, by being listed; then what the edge proposals promise, against exact gains and pure noise."""
+"""What every proposer owes, by being listed; what edge proposals promise, against exact gains and pure noise."""
 
 from __future__ import annotations
 
@@ -136,9 +136,15 @@ def test_a_skip_promises_what_the_place_says():
     (action,) = candidate.actions
     assert isinstance(action, Skip)
     first = action.edges[0]
-    gain = 0.5 * left.covariance[first.row, first.column] ** 2 / (left.variance[first.row, first.column] * stats.f[first.row])
+    gain = (
+        0.5
+        * left.covariance[first.row, first.column] ** 2
+        / (left.variance[first.row, first.column] * stats.f[first.row])
+    )
     assert candidate.raw >= float(gain) > 0
-    assert float(gain) == pytest.approx(float((left.covariance[:, :10].square() / left.variance[:, :10] / stats.f[:, None]).max()) / 2)
+    assert float(gain) == pytest.approx(
+        float((left.covariance[:, :10].square() / left.variance[:, :10] / stats.f[:, None]).max()) / 2
+    )
 
 
 def test_rewiring_swaps_as_many_edges_and_never_the_same():

@@ -35,7 +35,7 @@ def test_negative_gains_are_never_ranked_by_ratio():
     choice = select([arm(1, 10, -0.001), arm(2, 1000, -0.01)], price=0.0)
     assert choice.arm == 0
     assert "-0.0010" in choice.reason
-    # Of two shrinkers the larger sum wins, .01·10 − .02 = .08 against .01·40 − .35 = .05, though the ratio says otherwise.
+    # Of two shrinkers the larger sum wins: .01·10 − .02 = .08 against .01·40 − .35 = .05.
     assert select([arm(1, -10, -0.02), arm(2, -40, -0.35)], price=0.01).arm == 1
 
 

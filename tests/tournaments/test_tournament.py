@@ -24,7 +24,9 @@ def candidate(cost: int, name: str = "made up") -> Candidate:
 class Rungs:
     """gains[arm]: nats that an arm is better than the control, rung by rung. diverges: {(arm, rung)}."""
 
-    def __init__(self, gains: Mapping[int, float | Sequence[float]], diverges: set[tuple[int, int]] | None = None) -> None:
+    def __init__(
+        self, gains: Mapping[int, float | Sequence[float]], diverges: set[tuple[int, int]] | None = None
+    ) -> None:
         self.gains, self.diverges = gains, diverges or set()
         self.calls: list[tuple[int, tuple[int, ...]]] = []
         self.measured: dict[tuple[int, int], ArmLosses] = {}

@@ -10,7 +10,18 @@ import torch
 from linear_gaussian import refitted
 
 from search_spaces.randomness import keyed
-from tournaments.units import QUANTILES, Pool, make_pool, pick_units, pursue, random_gates, targets
+from tournaments.units import (
+    QUANTILES,
+    Pool,
+    make_pool,
+    orthonormal,
+    pick_units,
+    promising,
+    pursue,
+    random_gates,
+    seen_on,
+    targets,
+)
 
 
 def features(key, n=600, p=9):
@@ -81,7 +92,7 @@ def test_gains_of_picked_units_are_those_of_exact_regressions(positions):
     def left(columns):
         return sum(refitted(columns, G[:, k]) / float(f[k]) for k in range(q)) * positions
 
-    picked = pick_units(a_pool(outputs), present, G, f, positions, 5, q)
+    picked = pick_units(a_pool(outputs), orthonormal(present), G, f, positions, 5, q)
     had = H
     for unit in picked:
         best = max(range(30), key=lambda u: left(had) - left(torch.cat([had, outputs[:, [u]]], dim=1)))
@@ -100,7 +111,7 @@ def test_a_unit_feeds_the_rows_that_it_helps_most_with_their_regression_weights(
     G[:, 1] += outputs[:, 6]
     G[:, 4] -= 2 * outputs[:, 6]
     f = torch.full((5,), 4.0, dtype=torch.float64)
-    (picked,) = pick_units(a_pool(outputs), present, G, f, 1, 1, 2)
+    (picked,) = pick_units(a_pool(outputs), orthonormal(present), G, f, 1, 1, 2)
     assert (picked.unit, picked.rows) == (6, (4, 1))
     assert picked.values == pytest.approx((-0.5, 0.25), rel=0.05)
     h = outputs[:, 6] - outputs[:, 6].mean()
@@ -113,7 +124,7 @@ def test_units_that_the_consumers_can_compute_are_left_out():
     present = torch.cat([torch.ones(600, 1, dtype=torch.float64), H], dim=1)
     outputs = H @ torch.from_numpy(rng.standard_normal((3, 6)))
     G = torch.from_numpy(rng.standard_normal((600, 2)))
-    assert pick_units(a_pool(outputs), present, G, torch.ones(2, dtype=torch.float64), 1, 3, 2) == []
+    assert pick_units(a_pool(outputs), orthonormal(present), G, torch.ones(2, dtype=torch.float64), 1, 3, 2) == []
 
 
 def test_many_features_on_a_large_scale_do_not_break_the_factorisation():
@@ -122,9 +133,35 @@ def test_many_features_on_a_large_scale_do_not_break_the_factorisation():
     present = torch.from_numpy(np.hstack([np.ones((700, 1)), np.tile(base, (1, 8)) * 200])).float()
     outputs = torch.from_numpy(rng.standard_normal((700, 6))).float()
     G = torch.from_numpy(rng.standard_normal((700, 3))).float()
-    picked = pick_units(a_pool(outputs), present, G, torch.ones(3), 1, 2, 3)
+    picked = pick_units(a_pool(outputs), orthonormal(present), G, torch.ones(3), 1, 2, 3)
     assert len(picked) == 2
     assert all(np.isfinite(u.values).all() for u in picked)
+
+
+def test_orthonormal_features_span_the_same_space():
+    H, _ = features("span", p=5)
+    basis = orthonormal(H + 2)
+    assert torch.allclose(basis.t() @ basis / 600, torch.eye(5, dtype=torch.float64), atol=2e-3)
+    seen = torch.linalg.lstsq(basis, H + 2).solution
+    assert torch.allclose(basis @ seen, H + 2, atol=1e-6)
+
+
+def test_the_promising_are_those_that_gain_most_alone_and_are_then_seen_on_all_samples():
+    H, rng = features("promising", p=4)
+    H = H.float()
+    wanted = torch.from_numpy(rng.standard_normal((600, 4))).float()
+    G = torch.relu(H[:, :2] - H[:, 2:]) + 0.5 * wanted[:, :2]
+    pool = make_pool(H, H.t() @ H / 600, wanted, 2, torch.relu, False, torch.ones(4, dtype=torch.bool), 8, keyed("p"))
+    basis, f = orthonormal(torch.ones(600, 1)), torch.ones(2)
+    found = promising(pool, basis, G, f, 2, 5)
+    alone = {}
+    for unit in range(len(pool.bias)):
+        only = Pool(pool.columns[[unit]], pool.weights[[unit]], pool.bias[[unit]], pool.outputs[:, [unit]])
+        picked = pick_units(only, basis, G, f, 1, 1, 2)
+        alone[unit] = sum(picked[0].gains) if picked else 0.0
+    assert [alone[u] for u in found.tolist()] == pytest.approx(sorted(alone.values(), reverse=True)[:5], rel=1e-4)
+    again = seen_on(pool, found, torch.cat([H, H]), torch.relu)
+    assert torch.allclose(again.outputs[600:], pool.outputs[:, found], atol=1e-5)
 
 
 # --- where the pool comes from
@@ -156,8 +193,10 @@ def test_a_unit_of_the_pool_finds_the_feature_that_the_gradients_ask_for():
     asked = torch.relu(H[:, 1] - H[:, 4])
     G = torch.stack([asked, -asked], dim=1) + 0.05 * torch.from_numpy(rng.standard_normal((600, 2))).float()
     wanted = targets(G, torch.ones(2), 16, keyed("t"), random_gates(H, 16, keyed("g")))
-    pool = make_pool(H, H.t() @ H / len(H), wanted, 2, torch.relu, False, torch.ones(9, dtype=torch.bool), 0, keyed("p"))
-    (best,) = pick_units(pool, torch.ones(600, 1), G, torch.ones(2), 1, 1, 2)
+    pool = make_pool(
+        H, H.t() @ H / len(H), wanted, 2, torch.relu, False, torch.ones(9, dtype=torch.bool), 0, keyed("p")
+    )
+    (best,) = pick_units(pool, orthonormal(torch.ones(600, 1)), G, torch.ones(2), 1, 1, 2)
     assert sorted(pool.columns[best.unit].tolist()) == [1, 4]
     assert sum(best.gains) > 0.9 * 2 * 0.5 * float(asked.var())
 

@@ -1,0 +1,245 @@
+"""One decision: triggers, proposals, screening, trials, selection, adoption.
+
+The books, in nats on the deciding half of the growth data: what a decision adds is the gain of the control, trained as
+long as all others, and the adopted fork's own gain over it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from evo.life import Life
+from evo.rows import Bill, arm_row, decision_row
+from evo.surroundings import Surroundings, information
+from evo.trials import Body, TrialRequest, TrialResult, pack, unpack
+from search_spaces import actions
+from search_spaces.network import Network
+from search_spaces.optimizer_state import OptimizerState
+from search_spaces.randomness import keyed
+from tournaments import economy, screening, triggers
+from tournaments.candidate import Candidate
+from tournaments.evidence import Evidence, collect
+from tournaments.extrema import extrema, share
+from tournaments.findings import Findings
+from tournaments.proposals import PROPOSERS
+from tournaments.tournament import ArmLosses, Decision, hold
+
+TRIMMERS = frozenset({"narrow", "disconnect", "rewire"})
+"""Proposers that take something away: off where nothing may be."""
+
+
+def decide(
+    around: Surroundings, life: Life, network: Network, state: OptimizerState
+) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
+    """A tournament if there is reason and credit for one, and what it adopts."""
+    began = time.perf_counter()
+    config, task = around.config, around.task
+    price = around.price(life)
+
+    @functools.cache
+    def look() -> Evidence:
+        fisher = keyed(config.seed, around.network, life.cycle, "fisher")
+        return collect(network, around.evidence.x, around.evidence.y, task.kind, fisher)
+
+    fired, why = _triggered(around, life, network, look)
+    candidates: list[Candidate] = []
+    proposed = 0
+    if fired:
+        candidates, proposed = _candidates(around, life, network, look(), price)
+        if not candidates:
+            why = f"{why}; none of {proposed} candidates promised more than its price"
+    if not candidates:
+        row = decision_row(around, life, network, price, "NoChange", why, 0, time.perf_counter() - began)
+        return life, network, state, [row]
+    placebo = config.tournament.placebo_every > 0 and life.tournaments % config.tournament.placebo_every == 0
+    trials = _Trials(around, life, pack(network, state), candidates)
+    decision = hold(
+        candidates,
+        trials.rung,
+        len(config.tournament.rungs),
+        price,
+        config.tournament.confidence,
+        config.tournament.floor,
+        placebo,
+        task.enumerated,
+    )
+    life = dataclasses.replace(life, tournaments=life.tournaments + 1)
+    rows = [arm_row(around, life, v, decision.arm, trials.bill(v.arm)) for v in decision.verdicts]
+    life, network, state, adopted = _adopt(around, life, network, state, decision, trials, candidates, price)
+    reason = f"{why}; {decision.reason} ({len(candidates)} of {proposed} candidates were trialled)"
+    name = candidates[decision.arm - 1].name if decision.arm else "NoChange"
+    row = decision_row(around, life, network, price, name, reason, decision.arm, time.perf_counter() - began)
+    return life, network, state, [*rows, {**row, **adopted}]
+
+
+def _triggered(around: Surroundings, life: Life, network: Network, look: Callable[[], Evidence]) -> tuple[bool, str]:
+    """Whether and why to hold a tournament now. look: makes the evidence, which costs a pass, where it is needed."""
+    if life.ledger.resting:
+        return False, f"rests after growth, for {life.ledger.cooldown} cycles with this one"
+    expression = around.config.growth.triggers
+    extreme, units = _extremes(network, look()) if "extrema" in expression.split() else (0, 0)
+    history = triggers.History(np.array(life.losses), np.array(life.norms), extreme, units)
+    settings = triggers.Settings(false_alarm=around.config.growth.false_alarm)
+    firing = triggers.judge(expression, history, settings)
+    return firing.fired, firing.reason
+
+
+def _extremes(network: Network, evidence: Evidence) -> tuple[int, int]:
+    """(dead or saturated units, all hidden units). A channel is one unit, each position of a picture a sample of it."""
+    activation = str(network.blueprint().get("activation", "relu"))
+    hidden = {name: a for name, a in evidence.activations.items() if name != "input"}
+    return share(
+        extrema(name, activation, a.flatten(2).mT.flatten(0, 1) if a.dim() > 2 else a) for name, a in hidden.items()
+    )
+
+
+def _candidates(
+    around: Surroundings, life: Life, network: Network, evidence: Evidence, price: float
+) -> tuple[list[Candidate], int]:
+    """The survivors of the screening, their first steps searched, and how many were proposed."""
+    config = around.config
+    count = network.count()
+    phase = economy.phase(life.step / around.plan.total)
+    grow = min(
+        round(config.growth.stake * count),
+        economy.limit(phase, count, config.economy.limits),
+        economy.purse(life.ledger, price),
+        config.growth.max_parameters - count,
+    )
+    trim = max(1, round(config.growth.trim * count)) if config.growth.trim > 0 else 0
+    findings = Findings(
+        network,
+        evidence,
+        max(grow, 0),
+        trim,
+        lambda purpose: keyed(config.seed, around.network, life.cycle, "propose", purpose),
+        around.cache,
+    )
+    proposed = [c for name, propose in PROPOSERS.items() if trim or name not in TRIMMERS for c in propose(findings)]
+    open_ = [c for c in proposed if c.cost <= max(grow, 0) and _promising(c, price)]
+    rng = keyed(config.seed, around.network, life.cycle, "shortlist")
+    chosen = screening.shortlist(open_, config.tournament.candidates, price, config.tournament.random_share, rng)
+    return [screening.line_search(network, c, evidence) for c in chosen], len(proposed)
+
+
+def _promising(candidate: Candidate, price: float) -> bool:
+    """Whether a trial might pay. Predictions rank but are not calibrated (measured/predicted .3 to .8), so the margin
+    is wide; random and cloned units, which promise nothing, are left to chance.
+    """
+    if candidate.cost < 0:
+        return -candidate.raw < -5 * price * candidate.cost
+    return candidate.raw == 0 or candidate.raw > price * candidate.cost
+
+
+class _Trials:
+    """The forks of one tournament: makes requests, keeps what came back, so that the winner can be adopted."""
+
+    def __init__(self, around: Surroundings, life: Life, parent: Body, candidates: Sequence[Candidate]) -> None:
+        self.around, self.life, self.parent = around, life, parent
+        self.actions = {i: actions.to_json(c.actions) for i, c in enumerate(candidates, start=1)}
+        self.results: dict[tuple[int, int], TrialResult] = {}
+        self.steps: dict[int, int] = {}
+        self.seconds: dict[int, float] = {}
+
+    def rung(self, arms: Sequence[int], rung: int) -> Mapping[int, ArmLosses]:
+        """Trains every arm's forks through the rung, on the parent's runner."""
+        config = self.around.config
+        lengths = config.tournament.rungs
+        before = sum(lengths[:rung])
+        requests = [
+            TrialRequest(
+                key=(config.seed, self.around.network, self.life.cycle),
+                arm=arm,
+                seed=seed,
+                rung=rung,
+                actions=self.actions.get(arm, "") if rung == 0 else "",
+                start=self.results[arm, seed].body if rung else None,
+                step=self.life.step + before,
+                steps=lengths[rung],
+                total=self.around.plan.total,
+                rate=self.life.rate,
+                jitter=config.tournament.jitter,
+                training=config.training,
+            )
+            for arm in arms
+            for seed in range(config.tournament.seeds)
+        ]
+        for result in self.around.runner(self.parent, requests):
+            self.results[result.arm, result.seed] = result
+        measured = {}
+        for arm in arms:
+            forks = [self.results[arm, seed] for seed in range(config.tournament.seeds)]
+            self.steps[arm] = self.steps.get(arm, 0) + lengths[rung] * len(forks)
+            self.seconds[arm] = self.seconds.get(arm, 0.0) + sum(f.seconds for f in forks)
+            measured[arm] = ArmLosses(
+                np.stack([f.growth for f in forks]),
+                np.stack([f.audit for f in forks]),
+                any(f.diverged for f in forks),
+            )
+        return measured
+
+    @property
+    def lived(self) -> int:
+        """Steps of each fork that went all the way: fewer than the rungs have where a control diverged on it."""
+        return self.steps[0] // self.around.config.tournament.seeds
+
+    def bill(self, arm: int) -> Bill:
+        """What an arm has cost."""
+        first = self.results[arm, 0]
+        return Bill(self.steps[arm], self.seconds[arm], None if first.diverged else unpack(first.body)[0])
+
+
+def _adopt(
+    around: Surroundings,
+    life: Life,
+    network: Network,
+    state: OptimizerState,
+    decision: Decision,
+    trials: _Trials,
+    candidates: Sequence[Candidate],
+    price: float,
+) -> tuple[Life, Network, OptimizerState, dict[str, Any]]:
+    """The first seed's fork of the winner takes over, with its training; the ledger is settled."""
+    control = trials.results[0, 0]
+    spent = sum(trials.steps.values())
+    if control.diverged:
+        return dataclasses.replace(life, spent=life.spent + spent), network, state, {"trial_steps": spent}
+    before = network.count()
+    winner = trials.results[decision.arm, 0]
+    network, state = unpack(winner.body)
+    delta = network.count() - before
+    expected = candidates[decision.arm - 1].cost if decision.arm else 0
+    assert delta == expected, f"{decision.reason}: cost was told as {expected}, but {delta} parameters came"
+    by_control = information(around.task, control.growth) - life.information
+    now = information(around.task, winner.growth)
+    by_fork = now - (life.information + by_control)
+    grown = decision.arm != 0
+    ledger = economy.pay(life.ledger, delta, price, around.config.economy.cooldown) if grown else life.ledger
+    life = dataclasses.replace(
+        life,
+        step=life.step + trials.lived,
+        information=now,
+        gain_control=life.gain_control + by_control,
+        gain_fork=life.gain_fork + by_fork,
+        ledger=economy.earn(ledger, now),
+        losses=() if grown else life.losses,
+        norms=() if grown else life.norms,
+        spent=life.spent + spent - trials.lived,
+    )
+    return (
+        life,
+        network,
+        state,
+        {
+            "delta_parameters": delta,
+            "gain_control_nats": by_control,
+            "gain_fork_nats": by_fork,
+            "trial_steps": spent - trials.lived,
+        },
+    )

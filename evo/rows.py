@@ -1,0 +1,128 @@
+"""Rows: what a cycle tells about itself, as events."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from evo import events
+from evo.config import Config
+from evo.life import Life
+from evo.surroundings import Surroundings
+from evo.training import Trained
+from search_spaces import actions
+from search_spaces.network import Network
+from tournaments.tournament import Verdict
+
+
+def choice_row(around: Surroundings, life: Life, said: str) -> dict[str, Any]:
+    """Something that was settled by trying it."""
+    return events.row("choice", cycle=life.cycle, step=life.step, epoch=epoch(around, life), reason=said)
+
+
+def segment_row(
+    around: Surroundings,
+    life: Life,
+    network: Network,
+    trained: Trained,
+    gain: float,
+    rate: float | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """A stretch of training. life: after it. gain: nats. rate: the last learning rate, None where there was no step."""
+    steps = len(trained.losses)
+    return events.row(
+        "segment",
+        cycle=life.cycle,
+        step=life.step,
+        epoch=epoch(around, life),
+        active_parameters=network.count(),
+        information_nats=life.information,
+        gain_training_nats=gain,
+        train_loss=float(trained.losses[-min(50, steps) :].mean()) if steps else None,
+        gradient_norm=float(trained.norms.mean()) if steps else None,
+        learning_rate=rate,
+        seconds=seconds,
+    )
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What an arm of a tournament cost: steps and seconds of all its forks. grown: its network, None if lost."""
+
+    steps: int
+    seconds: float
+    grown: Network | None
+
+
+def arm_row(around: Surroundings, life: Life, v: Verdict, adopted: int, bill: Bill) -> dict[str, Any]:
+    """One arm of a tournament. life: before adoption. flops, bytes: of the network that it would be."""
+    c, g, a = v.candidate, v.gain, v.audit
+    return events.row(
+        "candidate",
+        cycle=life.cycle,
+        step=life.step,
+        candidate=v.arm,
+        placebo=v.placebo,
+        selected=v.arm == adopted,
+        diverged=v.diverged,
+        action=c.name if c else "NoChange",
+        site=c.site if c else "",
+        action_json=actions.to_json(c.actions) if c else "[]",
+        proposer=c.proposer if c else "placebo",
+        reason=f"{c.reason}; {v.reason}" if c else v.reason,
+        delta_parameters=c.cost if c else 0,
+        flops=bill.grown.multiply_adds() if bill.grown else None,
+        bytes=4 * bill.grown.count() if bill.grown else None,
+        predicted_nats=c.predicted if c else None,
+        measured_nats=g.nats if g else None,
+        se_nats=g.se if g else None,
+        se_samples_nats=g.se_samples if g else None,
+        se_seeds_nats=g.se_seeds if g else None,
+        dof=g.dof if g else None,
+        bound_nats=g.bound if g else None,
+        audit_nats=a.nats if a else None,
+        audit_se_nats=a.se if a else None,
+        own_nats=v.own if g else None,
+        rungs=v.rungs,
+        seeds=around.config.tournament.seeds,
+        trial_steps=bill.steps,
+        seconds=bill.seconds,
+    )
+
+
+def decision_row(
+    around: Surroundings, life: Life, network: Network, price: float, action: str, reason: str, arm: int, seconds: float
+) -> dict[str, Any]:
+    """What was decided, and the books of it. life, network: after adoption."""
+    return events.row(
+        "decision",
+        cycle=life.cycle,
+        step=life.step,
+        epoch=epoch(around, life),
+        action=action,
+        candidate=arm,
+        reason=reason,
+        active_parameters=network.count(),
+        delta_parameters=0,
+        information_nats=life.information,
+        gain_control_nats=0.0,
+        gain_fork_nats=0.0,
+        trial_steps=0,
+        credits_nats=life.ledger.balance,
+        price_nats=price,
+        seconds=seconds,
+    )
+
+
+def epoch(around: Surroundings, life: Life) -> float:
+    """Epochs of the network's own life."""
+    samples = len(around.task.splits["train"].x)
+    return life.step * min(around.config.training.batch_size, samples) / samples
+
+
+def settings_json(config: Config) -> str:
+    """What a life follows from, as one line for the record: not who computes it, where it is kept and who looks on."""
+    settings = config.model_dump(mode="json", exclude={"workers", "out", "name", "budget", "record"})
+    return json.dumps(settings, separators=(",", ":"))

@@ -1,0 +1,85 @@
+"""Decisions: when none is due, what their triggers look at, and how long the adopted fork has lived."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from small_life import made
+from test_cycle import Rows, Spoil, balanced, birth, lost, of_kind, whole
+
+from evo import decision
+from evo.cycle import run_cycle
+from search_spaces.actions import Disconnect, Narrow, from_json
+from search_spaces.randomness import keyed
+from search_spaces.spaces import seed
+from tournaments.evidence import collect
+
+
+def proposers(rows: Rows) -> set[str]:
+    return {str(row["proposer"]) for row in of_kind(rows, "candidate")}
+
+
+def test_a_control_that_diverges_in_another_seed_is_adopted_for_the_steps_that_it_lived() -> None:
+    spoil: Spoil = lambda request, result: (  # noqa: E731
+        lost(result) if (request.arm, request.seed, request.rung) == (0, 1, 0) else result
+    )
+    around, life, network, state = birth(spoil)
+    after, _, _, rows = run_cycle(around, life, network, state)
+    [told] = of_kind(rows, "decision")
+    arms = of_kind(rows, "candidate")
+    assert "the control diverged" in told["reason"]
+    assert after.step == around.plan.segment + 3, "one rung of 3 steps, the one of 5 never came"
+    assert told["trial_steps"] == after.spent == (1 + len(arms)) * 2 * 3 - 3
+    balanced(after, rows)
+
+
+def test_a_network_rests_after_growth() -> None:
+    around, life, network, state = birth(**{"economy.cooldown": 2, "growth.cycles": 5, "training.steps": 280})
+    rows = whole(around, life, network, state)[3]
+    decisions = {r["cycle"]: r for r in of_kind(rows, "decision")}
+    grown = [cycle for cycle, r in decisions.items() if r["delta_parameters"] > 0]
+    assert grown[0] + 2 in decisions
+    for cycle in (grown[0] + 1, grown[0] + 2):
+        assert "rests after growth" in decisions[cycle]["reason"]
+        assert decisions[cycle]["trial_steps"] == 0
+        assert not [r for r in of_kind(rows, "candidate") if r["cycle"] == cycle]
+    assert "rests" not in decisions.get(grown[0] + 3, {"reason": ""})["reason"]
+
+
+def test_nothing_is_taken_away_where_trimming_is_off() -> None:
+    settings: dict[str, Any] = {"tournament.candidates": 12, "tournament.random_share": 1.0}
+    with_it = whole(*birth(**settings))[3]
+    without = whole(*birth(**settings, **{"growth.trim": 0.0}))[3]
+    assert proposers(with_it) & decision.TRIMMERS
+    assert not proposers(without) & decision.TRIMMERS
+    for row in of_kind(without, "candidate"):
+        assert not any(isinstance(action, Disconnect | Narrow) for action in from_json(row["action_json"]))
+
+
+def test_no_evidence_is_gathered_where_no_trigger_asks_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = []
+
+    def counted(*args: Any) -> Any:
+        passes.append(args)
+        return collect(*args)
+
+    monkeypatch.setattr(decision, "collect", counted)
+    quiet = {"growth.false_alarm": 1e-9}
+    whole(*birth(**quiet, **{"growth.triggers": "spike"}))
+    assert passes == []
+    whole(*birth(**quiet, **{"growth.triggers": "spike and extrema"}))
+    assert len(passes) == 3
+
+
+def test_a_channel_is_one_unit_and_its_positions_are_samples() -> None:
+    config, task = made(**{"network.family": "convnet", "network.hidden": [3, 2], "network.density": 1.0})
+    network = seed(config.network.model_dump(), task.shape, task.picture, task.outputs, keyed(1))
+    with torch.no_grad():
+        network.get_parameter("norms.channel1.bias")[1] = -100.0
+    train = task.splits["train"]
+    evidence = collect(network, train.x[:64], train.y[:64], task.kind, keyed(2))
+    extreme, units = decision._extremes(network, evidence)
+    assert units == 5
+    assert 1 <= extreme < 5
