@@ -63,7 +63,15 @@ def resume(
     folder, info = Path(opened.folder), opened.info
     # The budget is a command's, not a run's: one that was spent must not end the next command at once.
     changed = {"out": str(folder.parent), "budget": budget, **({} if workers is None else {"workers": workers})}
-    config = build(info["config"], changed)
+    if not isinstance(info.get("config"), dict):
+        raise ConfigError(
+            f"run: expected a section config in {str(folder / 'run.json')!r}, got {info.get('config')!r:.60}; "
+            "put the file back from a copy of the run, or start a new one"
+        )
+    try:
+        config = build(info["config"], changed)
+    except ConfigError as err:
+        raise ConfigError(f"{folder / 'run.json'}: {err}; or start a new run") from err
     if info["task"] == IN_MEMORY and data is None:
         raise ConfigError(
             f"data: run {opened.name} learned from arrays in memory, which are not stored; "
@@ -198,7 +206,9 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
                     _grow_one(config, task, folder, watch.told, watch.enough)
                 stop.check()
             except Interrupted as stopped:
-                raise Interrupted(f"stopped, and kept everything in {folder}", stopped.signum) from None
+                begun = any((folder / "events").glob("*.parquet"))
+                told = f"stopped, and kept everything in {folder}" if begun else "stopped before a network was born"
+                raise Interrupted(told, stopped.signum) from None
             progress({"stage": "report"})
             run = Run.open(folder)
             _report(run, task)

@@ -160,11 +160,13 @@ def export(
 ) -> None:
     """Write a run's best network as plain PyTorch or ONNX: masks folded in, dead units gone."""
     from evo import export as exports
+    from evo.predictions import preprocessing_of
 
     opened = _open(run, out)
     entry = opened.choose(max_parameters)
     path = output or opened.folder / "export" / f"{entry.network}-{entry.snapshot}"
-    written = exports.export(entry.checkpoint.network, entry.checkpoint.extra["preprocessing"], path, form)
+    preprocessing = preprocessing_of(entry.checkpoint, entry.folder)
+    written = exports.export(entry.checkpoint.network, preprocessing, path, form)
     print(written.path)
     print(f"evo: {written.note}", file=sys.stderr)
 
@@ -246,6 +248,8 @@ def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
     shown.print_front(done)
     name = _shortest(str(done.folder))
     print(f"\nevo show {name}     every decision and its reason\nevo export {name}   the best network as plain PyTorch")
+    if not done.finished:
+        print(f"evo resume {name}   the rest of it: the budget was spent first")
 
 
 def _shortest(folder: str) -> str:

@@ -65,7 +65,9 @@ def complain(message: str) -> int:
         import traceback
 
         traceback.print_exc()
-    print(f"evo: {' '.join(message.split())}", file=sys.stderr)
+    line = " ".join(message.split())
+    # Bytes of a broken file, quoted in a message, could be commands to the terminal.
+    print(f"evo: {''.join(c if c.isprintable() else '?' for c in line)}", file=sys.stderr)
     return 2
 
 

@@ -50,6 +50,8 @@ def decide(
     fired, why = _triggered(around, life, network, look)
     candidates: list[Candidate] = []
     proposed = 0
+    if fired and not look().finite:
+        fired, why = False, f"{why}; but activations or gradients overflow, so nothing can be screened"
     if fired:
         candidates, proposed = _candidates(around, life, network, look(), price)
         if not candidates:

@@ -20,6 +20,7 @@ from evo import events, faults
 from evo.config import Config
 from evo.cycle import born, figures, run_cycle
 from evo.data import Task
+from evo.front import snapshot_folder
 from evo.life import Life
 from evo.recorder import Recorder, read_table
 from evo.rows import settings_json
@@ -122,7 +123,8 @@ class Grower:
             )
             self.state = OptimizerState.fresh(self.body)
         else:
-            found = checkpoint.load(self.folder / "snapshots" / self.parent)
+            network, _, snapshot = self.parent.partition("/")
+            found = checkpoint.load(snapshot_folder(self.folder, network, snapshot))
             self._check_fit(found.network)
             self.body, self.state = found.network, found.state or OptimizerState.fresh(found.network)
             self._lineage = [*found.lineage, self.parent]
@@ -150,7 +152,8 @@ class Grower:
         """Folder name of the newest committed snapshot."""
         rows = read_table(self.folder, self.network).select(["kind", "snapshot"]).to_pylist()
         committed = [str(r["snapshot"]) for r in rows if r["kind"] == "snapshot"]
-        return committed[-1] if committed else None
+        # A name that leads elsewhere must be found before anything is removed in its favour.
+        return snapshot_folder(self.folder, self.network, committed[-1]).name if committed else None
 
     def _sweep(self, newest: str | None) -> None:
         """Removes what a killed process had saved beyond the newest commit, or had only begun to save."""
@@ -163,7 +166,11 @@ class Grower:
         home = self._snapshots()
         found = checkpoint.load(home / name)
         if found.state is None or "life" not in found.extra:
-            raise CheckpointError(f"checkpoint {home / name}: holds no optimiser state or no life; it cannot go on")
+            gone = "optimizer.safetensors" if found.state is None else "state.json"
+            raise CheckpointError(
+                f"{home / name}/{gone}: expected what a network goes on with, got nothing; put the file back "
+                "from a copy of the run, or start a new one"
+            )
         self._check_fit(found.network)
         self.body, self.state, self._lineage = found.network, found.state, found.lineage
         self._to_device()

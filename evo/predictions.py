@@ -40,7 +40,7 @@ def predict(
     """
     path = chosen(Path(source), max_parameters)
     checkpoint = load(path)
-    preprocessing = _preprocessing(checkpoint, path)
+    preprocessing = preprocessing_of(checkpoint, path)
     x = data.replay(preprocessing, _raw(preprocessing, Path(file)))
     wanted = math.prod(checkpoint.network.input_shape())
     if x.shape[1] != wanted:
@@ -69,7 +69,8 @@ def chosen(source: Path, max_parameters: int | None = None) -> Path:
     return max(snapshots, key=lambda f: (f.parent.name, f.stat().st_mtime_ns, f.parent.parent.name)).parent
 
 
-def _preprocessing(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+def preprocessing_of(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
+    """What `data.replay` takes, out of the snapshot in `path`. Raises PredictionError where there is none."""
     found = checkpoint.extra.get("preprocessing")
     if not isinstance(found, Mapping) or not {"inputs", "target"} <= set(found):
         raise PredictionError(

@@ -195,13 +195,14 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
 def _write(table: pa.Table, path: Path, small: bool = False) -> None:
     # A commit of ten rows gains nothing from dictionaries, statistics or compression, and they cost half of its time.
     settings = {"compression": "zstd"} if small else {"compression": "none", "use_dictionary": False}
-    pq.write_table(table, path, write_statistics=small, **settings)
+    # Without checksums a flipped bit would be read as a figure.
+    pq.write_table(table, path, write_statistics=small, write_page_checksum=True, **settings)
 
 
 def _read(path: Path) -> pa.Table:
     """One file in the present schema: columns that it lacks are empty, a newer schema is refused."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             version = int((file.schema_arrow.metadata or {}).get(b"schema_version", b"0"))
             table = file.read(use_threads=False) if 0 < version <= SCHEMA_VERSION else None
         if version > SCHEMA_VERSION:

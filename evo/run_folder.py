@@ -155,9 +155,9 @@ def git_revision() -> str | None:
 
 
 def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) or name in ("mlflow.db", "mlartifacts"):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in ("mlflow.db", "mlartifacts"):
         raise ConfigError(
-            f"name: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, got {name!r}; "
+            f"name: expected up to 100 letters, digits, '.', '_' and '-', a letter or digit first, got {name[:110]!r}; "
             "write for example name: first-try"
         )
     return name

@@ -26,8 +26,11 @@ def build(*layers: Mapping[str, Any]) -> Config:
         for path, value in _flat(layer):
             _check_path(path)
             spot = merged
-            for part in path[:-1]:
+            for i, part in enumerate(path[:-1], start=1):
+                section = ".".join(path[:i])
                 spot = spot.setdefault(part, {})
+                if not isinstance(spot, dict):
+                    raise ConfigError(_wrong(section, _paths()[section], spot))
             spot[path[-1]] = value
     try:
         return Config.model_validate(merged)

@@ -53,9 +53,11 @@ def read(raw: Any, asked: str, field: str) -> Target:
             f"{field}: expected a value in every row, got {column.null_count:,} missing (first in row {row}); "
             "drop those rows, or fill them in"
         )
+    if not len(column):
+        raise DataError(f"{field}: expected at least two different values, got no rows; write a table that holds some")
     classes = _is_classes(column, asked, field)
     if pc.count_distinct(column).as_py() < 2:
-        seen = f"only {column[0].as_py()!r}" if len(column) else "no rows"
+        seen = f"only {column[0].as_py()!r}"
         raise DataError(f"{field}: expected at least two different values, got {seen}; choose another target")
     if classes:
         return _classes(column, field)

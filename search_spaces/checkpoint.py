@@ -1,6 +1,6 @@
 """Checkpoints: a folder of JSON and safetensors from which a network is rebuilt. Nothing is ever unpickled.
 
-    blueprint.json          {"version", "blueprint", "lineage"}
+    blueprint.json          {"version", "blueprint", "lineage", "sha256" of the other files}
     weights.safetensors     parameters and buffers
     optimizer.safetensors   "first/NAME", "second/NAME", "age/NAME", "scale/NAME" (absent: a fresh state)
     state.json              whatever the owner keeps beside: counters, ledger, preprocessing
@@ -10,6 +10,7 @@ The folder is written under a dot-name and renamed, so it is there whole or not 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ from search_spaces.optimizer_state import OptimizerState
 from search_spaces.surgery import tensors
 
 VERSION = 1
+CURE = "put the file back from a copy, or take another snapshot"
 
 
 class CheckpointError(ValueError):
@@ -93,15 +95,13 @@ def to_files(
 ) -> dict[str, bytes]:
     """A checkpoint's files by name: what `save` writes, and what travels to another process."""
     head = {"version": VERSION, "blueprint": network.blueprint(), "lineage": lineage or []}
-    files = {
-        "blueprint.json": json.dumps(head, indent=1).encode(),
-        "weights.safetensors": save_bytes(_plain(tensors(network))),
-    }
+    files = {"weights.safetensors": save_bytes(_plain(tensors(network)))}
     if state is not None:
         flat = {f"{part}/{k}": t for part, (values, _) in state.parts().items() for k, t in values.items()}
         files["optimizer.safetensors"] = save_bytes(_plain(flat))
     files["state.json"] = json.dumps(dict(extra or {}), indent=1).encode()
-    return files
+    head["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {"blueprint.json": json.dumps(head, indent=1).encode(), **files}
 
 
 def load(folder: Path) -> Checkpoint:
@@ -133,7 +133,7 @@ def from_files(files: Mapping[str, bytes], where: str = "checkpoint") -> Checkpo
         with torch.device("meta"):
             network = FAMILIES[family].from_blueprint(blueprint)
     except (ValueError, TypeError, RuntimeError) as err:
-        raise CheckpointError(f"{where}/blueprint.json: {err}; take another snapshot") from err
+        raise CheckpointError(f"{where}/blueprint.json: {err}; {CURE}") from err
     weights = _tensors(files, "weights.safetensors", where)
     _fit(weights, tensors(network), f"{where}/weights.safetensors")
     network.load_state_dict(weights, assign=True)
@@ -154,7 +154,18 @@ def from_files(files: Mapping[str, bytes], where: str = "checkpoint") -> Checkpo
             part, _, name = key.partition("/")
             parts[part][name] = flat[key]
         state = OptimizerState(**parts)
-    return Checkpoint(network, state, _json(files, "state.json", where), [str(x) for x in lineage])
+    extra = _json(files, "state.json", where)
+    _same_bytes(files, head, where)
+    return Checkpoint(network, state, extra, [str(x) for x in lineage])
+
+
+def _same_bytes(files: Mapping[str, bytes], head: Mapping[str, Any], where: str) -> None:
+    """A flipped bit leaves every shape as it was. Checkpoints from before there were digests pass."""
+    digests = head.get("sha256", {})
+    for name, content in files.items():
+        wanted = digests.get(name) if isinstance(digests, dict) else None
+        if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
+            raise CheckpointError(f"{where}/{name}: damaged, its sha256 is not the one in blueprint.json; {CURE}")
 
 
 def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,11 +174,11 @@ def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _json(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
     if name not in files:
-        raise CheckpointError(f"{where}/{name}: missing; take another snapshot, this one is not whole")
+        raise CheckpointError(f"{where}/{name}: missing; {CURE}")
     try:
         value = json.loads(files[name])
     except (ValueError, RecursionError) as err:
-        raise CheckpointError(f"{where}/{name}: damaged, no JSON ({err}); take another snapshot") from err
+        raise CheckpointError(f"{where}/{name}: damaged, no JSON ({err}); {CURE}") from err
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}/{name}: expected a JSON object, got {type(value).__name__}")
     return value
@@ -175,12 +186,12 @@ def _json(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
 
 def _tensors(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
     if name not in files:
-        raise CheckpointError(f"{where}/{name}: missing; take another snapshot, this one is not whole")
+        raise CheckpointError(f"{where}/{name}: missing; {CURE}")
     try:
         # Copies, as a view into the file's bytes may begin anywhere, and the last bits of a product depend on where.
         return {key: tensor.clone() for key, tensor in load_bytes(files[name]).items()}
     except (SafetensorError, ValueError, KeyError) as err:
-        raise CheckpointError(f"{where}/{name}: damaged or truncated ({err}); take another snapshot") from err
+        raise CheckpointError(f"{where}/{name}: damaged or truncated ({err}); {CURE}") from err
 
 
 def _fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
@@ -197,7 +208,7 @@ def _fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) 
     if spare:
         raise CheckpointError(f"{where}: tensor {spare[0]!r} is unknown to the blueprint")
     if len({t.dtype for t in found.values() if t.is_floating_point()}) > 1:
-        raise CheckpointError(f"{where}: tensors of several floating-point types; take another snapshot")
+        raise CheckpointError(f"{where}: tensors of several floating-point types; {CURE}")
 
 
 def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:

@@ -33,6 +33,8 @@ def seed(
         raise ValueError(f"network.family: expected one of {', '.join(SEEDS)}, got {family!r}")
     if picture is None and family == "convnet":
         raise ValueError("network.family: a convnet needs pictures, but this task has none; write mlp")
+    if not hidden and family == "convnet":
+        raise ValueError("network.hidden: a convnet needs a layer of channels, got []; write for example [4]")
     network = SEEDS[family](math.prod(shape), picture or (1, 1, 1), hidden, outputs, str(settings["activation"]))
     connect(network, float(settings["density"]), rng)
     return network

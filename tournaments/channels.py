@@ -17,11 +17,13 @@ from torch import Tensor
 from search_spaces import surgery
 from search_spaces.actions import Spoke, Unit, Widen
 from tournaments.candidate import Candidate
+from tournaments.edges import ChosenEdge, choose_edges
 from tournaments.findings import Findings
-from tournaments.growing import NOISE_DRAWS, cost_of, counts
-from tournaments.place import RIDGE, ChosenEdge, PlaceStatistics, choose_edges, residual
+from tournaments.growing import cost_of, counts
+from tournaments.place import RIDGE, PlaceStatistics, residual
 
 DRAWN = 32
+NOISE_DRAWS = 3
 ROWS = 2**16
 """Samples times positions that scoring looks at: a large picture needs fewer samples."""
 

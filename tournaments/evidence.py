@@ -36,6 +36,12 @@ class Evidence:
     def samples(self) -> int:
         return len(self.x)
 
+    @property
+    def finite(self) -> bool:
+        """Whether all Gram matrices of it are: squares overflow long before what they are squares of does."""
+        seen = (*self.activations.values(), *self.gradients.values(), *self.fisher.values())
+        return bool(torch.stack([values.square().sum() for values in seen]).isfinite().all())
+
 
 def collect(network: Network, x: Tensor, y: Tensor, kind: Kind, rng: np.random.Generator) -> Evidence:
     """One forward and two backward passes in evaluation mode. rng: draws the model's labels.

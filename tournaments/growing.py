@@ -33,10 +33,9 @@ RANDOM_UNITS = 32
 NOISE_POOL = 24
 ROWS = 1024
 KEPT = 16
-NOISE_DRAWS = 3
-NOISE_MARGIN = 1.2
-"""On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size: so much above the
-largest of three draws leaves some 3% of searches beyond it."""
+NOISE_MARGIN = 1.4
+"""On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size, and the difference of
+two draws by .7: so much above one draw leaves some 3% of searches beyond it."""
 
 
 def widen(findings: Findings) -> list[Candidate]:
@@ -149,12 +148,16 @@ def new_units(
     fan_in = min(len(columns), per - 1 - fan_out)
     if fan_in < 1:
         return (), 0.0, 0.0
-    if float(findings.once(f"spread {'+'.join(sources)}", lambda: H.std(dim=0).max())) <= 1e-6:
-        return (), 0.0, 0.0
     A = _centred_gram(findings, sources, [*consumers, layer])
+    # Features that hardly vary, as the edge of a picture, are out before any product is formed.
+    lively = torch.nonzero(_liveliness(findings, sources, H) > 1e-3).view(-1)
+    if not len(lively):
+        return (), 0.0, 0.0
+    H, A, columns = H[:, lively], A[lively][:, lively], [columns[int(j)] for j in lively]
+    fan_in = min(fan_in, len(columns))
     nonlinearity = findings.network.nonlinearity
     odd = bool(torch.allclose(nonlinearity(-torch.ones(1)), -nonlinearity(torch.ones(1))))
-    allowed = A.diagonal() > 1e-4 * A.diagonal().mean()
+    allowed = torch.ones(len(columns), dtype=torch.bool, device=H.device)
     some = slice(None, None, max(1, len(H) // ROWS))
     basis, basis_of_some = _bases(findings, consumers, some)
 
@@ -213,6 +216,16 @@ def counts(findings: Findings) -> list[int]:
     return sorted({count, max(1, count // 2)}, reverse=True)
 
 
+def _liveliness(findings: Findings, sources: list[str], H: Tensor) -> Tensor:
+    """(p,) variance of each feature as a share of their mean variance; 0 where none varies."""
+
+    def made() -> Tensor:
+        variance = H.var(dim=0)
+        return variance / variance.mean().clamp(min=1e-12)
+
+    return findings.once(f"liveliness of {'+'.join(sources)}", made)
+
+
 def _noise(
     G: Tensor, search: Callable[[Tensor, np.random.Generator], list[PooledUnit]], rng: np.random.Generator
 ) -> float:
@@ -220,10 +233,8 @@ def _noise(
 
     A unit is fitted to the gradients that it is scored on, so no formula for given features holds.
     """
-    most = 0.0
-    for _ in range(NOISE_DRAWS):
-        signs = torch.from_numpy(rng.choice((-1.0, 1.0), (len(G), 1))).to(G)
-        most = max([most, *(sum(u.gains) for u in search(G * signs, rng))])
+    signs = torch.from_numpy(rng.choice((-1.0, 1.0), (len(G), 1))).to(G)
+    most = sum(sum(u.gains) for u in search(G * signs, rng))
     return (math.sqrt(most) + NOISE_MARGIN / math.sqrt(2 * len(G))) ** 2
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from search_spaces.actions import Connect, Edge, Skip
 from tournaments.candidate import Candidate
 from tournaments.channels import channels
+from tournaments.edges import ChosenEdge, choose_edges, edge_noise
 from tournaments.findings import Findings
 from tournaments.growing import clone, drawn, insert, widen
-from tournaments.place import ChosenEdge, choose_edges, edge_noise
 from tournaments.pruning import disconnect, narrow, weakest_edges
 
 Proposer = Callable[[Findings], list[Candidate]]
@@ -112,7 +112,8 @@ def rewire(findings: Findings) -> list[Candidate]:
     chosen = [e for _, e in best]
     predicted = _beyond_noise(findings, chosen, sum(choices.values())) - removed.loss
     reason = f"{count} weakest edges for as many better ones"
-    return [Candidate((removed.action, added), "rewire", reason, 0, predicted, sum(e.gain for e in chosen))]
+    raw = sum(e.gain for e in chosen) - removed.loss
+    return [Candidate((removed.action, added), "rewire", reason, 0, predicted, raw)]
 
 
 PROPOSERS: Mapping[str, Proposer] = {

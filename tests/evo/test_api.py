@@ -199,6 +199,15 @@ def test_a_resumed_run_says_what_is_different_now(fake: type[FakeGrower]) -> Non
     assert notes[1].startswith("begun with torch 1.0, goes on with ")
 
 
+@pytest.mark.parametrize("config", [None, "x", {"zzz": 1}])
+def test_a_run_whose_settings_are_damaged_is_told(fake: type[FakeGrower], config: Any) -> None:
+    run = evo.grow("parity:4", **QUIET)
+    path = run.folder / "run.json"
+    path.write_text(json.dumps({**run.info, "config": config}))
+    with pytest.raises(ConfigError, match=r"run\.json"):
+        evo.resume(run.folder)
+
+
 def test_search_is_stopped_and_resumed_alike(fake: type[FakeGrower], monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 

@@ -143,7 +143,7 @@ def test_a_table_needs_no_task(fake: type[FakeGrower], evo: Evo) -> None:
         (["grow", "--device", "cuda:99"], "device: expected .*; write device: "),
         (["grow", "--budget", "soon"], "--budget: expected a time .*got 'soon'; write"),
         (["grow", "--budget", "4epochs", "--epochs", "3"], "--epochs: given twice"),
-        (["grow", "--name", "a/b"], "name: expected letters.*got 'a/b'; write"),
+        (["grow", "--name", "a/b"], "name: expected up to 100 letters.*got 'a/b'; write"),
         (["grow", "table"], r"data\.path: .*expects.*got none; pass --data"),
         (["grow", "--data", "none.csv", "--target", "y"], r"data\.path \(--data\): .*none\.csv does not exist; "),
         (["grow", "--data", "t.csv", "--target", "z"], r"data\.target \(--target\): .*'z'"),
@@ -170,6 +170,13 @@ def test_each_mistake_is_one_line_and_leaves_nothing(evo: Evo, words: list[str],
     assert err.count("\n") == 1
     assert re.match(f"evo: .*{told}", err), err
     assert sorted(os.listdir()) == before
+
+
+def test_what_a_message_quotes_is_no_command_to_the_terminal(evo: Evo) -> None:
+    code, _, err = evo("show", "a\x1b[2Jb\x07")
+    assert code == 2
+    assert err.startswith("evo: run: there is no run ")
+    assert err.removesuffix("\n").isprintable()
 
 
 def test_a_fault_of_ours_is_not_blamed_on_the_user(fake: type[FakeGrower], evo: Evo) -> None:

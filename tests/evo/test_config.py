@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -91,6 +92,14 @@ def test_mistakes_name_field_expectation_and_cure(text: str, told: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build(assignment(text))
     assert str(caught.value) == told
+
+
+@pytest.mark.parametrize(
+    "layers", [({"training": 3}, {"training.steps": 9}), ({"training.steps": 9, "growth": None}, {"growth.cycles": 2})]
+)
+def test_a_section_and_its_settings_at_odds(layers: tuple[dict[str, Any], ...]) -> None:
+    with pytest.raises(ConfigError, match=r"^(training|growth): expected a section of settings, got (3|None); write"):
+        build(*layers)
 
 
 @pytest.mark.parametrize(

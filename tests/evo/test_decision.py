@@ -73,6 +73,17 @@ def test_no_evidence_is_gathered_where_no_trigger_asks_for_it(monkeypatch: pytes
     assert len(passes) == 3
 
 
+def test_what_overflows_is_not_screened() -> None:
+    around, life, network, state = birth()
+    with torch.no_grad():
+        network.get_parameter("biases.hidden1")[0] = 1e25
+        network.get_buffer("mask.hidden1>output")[:, 0] = 0
+        network.get_parameter("links.hidden1>output")[:, 0] = 0
+    _, after, _, rows = decision.decide(around, life, network, state)
+    assert after is network
+    assert "overflow" in of_kind(rows, "decision")[0]["reason"]
+
+
 def test_a_channel_is_one_unit_and_its_positions_are_samples() -> None:
     config, task = made(**{"network.family": "convnet", "network.hidden": [3, 2], "network.density": 1.0})
     network = seed(config.network.model_dump(), task.shape, task.picture, task.outputs, keyed(1))

@@ -62,9 +62,9 @@ def test_of_two_that_want_a_name_at_once_one_gets_it(tmp_path: Path, monkeypatch
     assert (tmp_path / "mine" / "run.json").read_text() == "the other's"
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "mlflow.db", "two words"])
+@pytest.mark.parametrize("name", ["", "a/b", "../up", ".hidden", "mlflow.db", "two words", "x" * 300])
 def test_names_that_are_none(tmp_path: Path, name: str) -> None:
-    with pytest.raises(ConfigError, match=r"^name: expected letters"):
+    with pytest.raises(ConfigError, match=r"^name: expected up to 100 letters"):
         run_folder.create("grow", config(tmp_path, name=name))
     assert os.listdir(tmp_path) == []
 

@@ -238,6 +238,8 @@ def test_bad_targets(tmp_path: Path) -> None:
         load_task(config(path, target=None))
     with pytest.raises(DataError, match=r"data.path: task table expects a .parquet or .csv file"):
         load_task(config())
+    with pytest.raises(DataError, match="expected at least two different values, got no rows; write"):
+        load_task(config(write(houses().iloc[:0], path)))
     with pytest.raises(DataError, match="expected columns beside the target"):
         load_task(config(write(houses()[["price"]], path)))
     with pytest.raises(DataError, match="y: expected the same index as X"):

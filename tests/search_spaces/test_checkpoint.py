@@ -69,6 +69,14 @@ def header(entries: dict[str, Any], data: bytes = b"") -> bytes:
 # --- damage
 
 
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_a_flipped_bit_is_noticed(files: Files, name: str) -> None:
+    content = bytearray(files[name])
+    content[-3] ^= 1
+    assert f"{name}: damaged" in refused({**files, name: bytes(content)})
+
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_truncated_at_every_kind_of_place(name: str, files: Files) -> None:
     whole = files[name]

@@ -149,6 +149,12 @@ def test_what_cannot_be_is_told(change: dict[str, Any], told: str) -> None:
         seed(chosen, (9,), None, 2, keyed("test"))
 
 
+def test_a_convnet_has_channels() -> None:
+    chosen = {"family": "convnet", "hidden": (), "density": 0.5, "activation": "relu"}
+    with pytest.raises(ValueError, match=r"^network\.hidden: a convnet needs a layer of channels, got \[\]; write"):
+        seed(chosen, (9,), (1, 3, 3), 2, keyed("test"))
+
+
 def test_connect_draws_anew_on_any_network() -> None:
     network = Mlp([("input", 5), ("hidden1", 3), ("output", 2)], [("input", "hidden1"), ("hidden1", "output")], "tanh")
     assert network.count() == 5

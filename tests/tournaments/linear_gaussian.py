@@ -16,7 +16,8 @@ from torch import Tensor
 from search_spaces.families import Mlp
 from search_spaces.network import Network
 from search_spaces.randomness import keyed
-from tournaments.place import PlaceStatistics
+from tournaments.evidence import collect
+from tournaments.place import PlaceStatistics, statistics
 
 Array = NDArray[np.float64]
 
@@ -80,3 +81,25 @@ def by_hand(H: Tensor, G: Tensor, present: Tensor, F: Tensor | None = None, posi
         samples=len(H) // positions,
         positions=positions,
     )
+
+
+def output_statistics(network: Network, problem: Problem) -> PlaceStatistics:
+    """Of the output's place, on the whole problem."""
+    evidence = collect(network, problem.x, problem.y, "regression", keyed("fisher"))
+    place = next(p for p in network.places() if p.layer == "output")
+    return statistics(network, place, evidence)
+
+
+def one_layer(present: Tensor) -> Network:
+    """input > output with these edges (q, p)."""
+    return network_with({"input>output": present}, [("input", present.shape[1]), ("output", present.shape[0])])
+
+
+def arrays(key: str, n: int = 400, p: int = 8, q: int = 4) -> tuple[Tensor, Tensor, Tensor]:
+    """Features (n, p), gradients (n, q) that they explain in part, edges (q, p) bool: none in row 0, all in row 1."""
+    rng = keyed("arrays", key)
+    H = rng.standard_normal((n, p)) @ (np.eye(p) + 0.4 * rng.standard_normal((p, p))) + 1.0
+    G = rng.standard_normal((n, q)) + 0.3 * H @ rng.standard_normal((p, q))
+    present = torch.from_numpy(rng.random((q, p)) < 0.4)
+    present[0], present[1:2] = False, True
+    return torch.from_numpy(H), torch.from_numpy(G), present
