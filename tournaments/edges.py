@@ -20,7 +20,7 @@ ROUNDS = 8
 MUCH = 1_000_000
 """Elements that are updated in all, from which it is much work."""
 
-DEPTH = 4
+DEPTH = 3
 """A row may take so many times its even share of the budget."""
 
 
@@ -91,8 +91,10 @@ def _pursue_rows(
     at_once = math.ceil(most / ROUNDS) if open_.numel() * most > MUCH else 1
     A, f = place.A[columns][:, columns].double(), place.f.double()[rows, None]
     covariance, variance = left.covariance[rows][:, columns], left.variance[rows][:, columns]
-    known = left.basis[rows][:, columns]
-    taken: list[tuple[int, int, float, int]] = []
+    before = left.basis.shape[2]
+    known = torch.empty(len(rows), len(columns), before + most, dtype=A.dtype, device=A.device)
+    known[:, :, :before] = left.basis[rows][:, columns]
+    rounds: list[tuple[Tensor, Tensor]] = []
     rank = 0
     while rank < most:
         gains = 0.5 * place.positions * covariance.square() / (variance * f).clamp(min=1e-30)
@@ -102,24 +104,27 @@ def _pursue_rows(
         if float(best.max()) <= 0:
             break
         open_ = open_.scatter(1, js, False)
-        along = A[js] - torch.gather(known, 1, js[:, :, None].expand(-1, -1, known.shape[2])) @ known.mT
+        seen = known[:, :, : before + rank]
+        along = A[js] - torch.gather(seen, 1, js[:, :, None].expand(-1, -1, seen.shape[2])) @ seen.mT
         inner = torch.gather(along, 2, js[:, None, :].expand(-1, count, -1))
         # Two features that are all but one have a singular block; the second of them gains nothing.
         inner = inner + floor * 1e-6 * torch.eye(count, dtype=inner.dtype, device=inner.device)
         factor = torch.linalg.cholesky_ex(inner)[0]
         unit = torch.linalg.solve_triangular(factor, along, upper=False)
         share = torch.linalg.solve_triangular(factor, torch.gather(covariance, 1, js)[:, :, None], upper=False)
-        marginal = (0.5 * place.positions * share[:, :, 0].square() / f).tolist()
-        wanted = (best > 0).tolist()
-        for i, (k, chosen) in enumerate(zip(rows.tolist(), columns[js].tolist(), strict=True)):
-            taken += [
-                (k, j, marginal[i][c], rank + c) for c, j in enumerate(chosen) if wanted[i][c] and marginal[i][c] > 0
-            ]
+        marginal = 0.5 * place.positions * share[:, :, 0].square() / f
+        rounds.append((columns[js], torch.where(best > 0, marginal, torch.zeros_like(marginal))))
         covariance = covariance - (unit * share).sum(dim=1)
         variance = (variance - unit.square().sum(dim=1)).clamp(min=0)
-        known = torch.cat([known, unit.mT], dim=2)
+        known[:, :, before + rank : before + rank + count] = unit.mT
         rank += count
-    return taken
+    if not rounds:
+        return []
+    chosen, gained = (torch.cat(parts, dim=1) for parts in zip(*rounds, strict=True))
+    at, ranks = torch.nonzero(gained > 0, as_tuple=True)
+    return list(
+        zip(rows[at].tolist(), chosen[at, ranks].tolist(), gained[at, ranks].tolist(), ranks.tolist(), strict=True)
+    )
 
 
 def edge_noise(choices: int, samples: int) -> float:

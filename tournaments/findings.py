@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -11,6 +12,9 @@ from torch import Tensor
 from search_spaces.network import Network, Place
 from tournaments.evidence import Evidence
 from tournaments.place import GramCache, PlaceStatistics, Residual, residual, statistics
+
+
+T = TypeVar("T")
 
 
 class Findings:
@@ -34,7 +38,7 @@ class Findings:
         self._cache = cache or GramCache()
         self._statistics: dict[str, PlaceStatistics] = {}
         self._residuals: dict[str, Residual] = {}
-        self._once: dict[str, Tensor] = {}
+        self._once: dict[str, Any] = {}
 
     def statistics(self, layer: str) -> PlaceStatistics:
         """Gram matrices of the place."""
@@ -48,11 +52,12 @@ class Findings:
             self._residuals[layer] = residual(self.statistics(layer))
         return self._residuals[layer]
 
-    def once(self, key: str, make: Callable[[], Tensor]) -> Tensor:
+    def once(self, key: str, make: Callable[[], T]) -> T:
         """What several proposals of one decision need, made by the first that asks."""
         if key not in self._once:
             self._once[key] = make()
-        return self._once[key]
+        found: T = self._once[key]
+        return found
 
     def linked(self, source: str, target: str) -> bool:
         """Whether the network has this link."""

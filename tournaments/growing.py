@@ -33,9 +33,12 @@ RANDOM_UNITS = 32
 NOISE_POOL = 24
 ROWS = 1024
 KEPT = 16
-NOISE_MARGIN = 1.4
+LIVELY = 3e-3
+"""Share of the mean variance below which a feature is left out. The ridge on A's diagonal is a thousandth."""
+
+NOISE_MARGIN = 1.7
 """On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size, and the difference of
-two draws by .7: so much above one draw leaves some 3% of searches beyond it."""
+two draws by .7: so much above one draw leaves under 2% of searches beyond it."""
 
 
 def widen(findings: Findings) -> list[Candidate]:
@@ -150,30 +153,30 @@ def new_units(
         return (), 0.0, 0.0
     A = _centred_gram(findings, sources, [*consumers, layer])
     # Features that hardly vary, as the edge of a picture, are out before any product is formed.
-    lively = torch.nonzero(_liveliness(findings, sources, H) > 1e-3).view(-1)
-    if not len(lively):
+    lively = torch.nonzero(A.diagonal() > LIVELY * A.diagonal().mean()).view(-1)
+    some = slice(None, None, max(1, len(H) // ROWS))
+    H_some = H[some][:, lively]
+    if not len(lively) or float(H_some.std(dim=0).max()) <= 1e-6:
         return (), 0.0, 0.0
-    H, A, columns = H[:, lively], A[lively][:, lively], [columns[int(j)] for j in lively]
-    fan_in = min(fan_in, len(columns))
+    A, fan_in = A[lively][:, lively], min(fan_in, len(lively))
     nonlinearity = findings.network.nonlinearity
     odd = bool(torch.allclose(nonlinearity(-torch.ones(1)), -nonlinearity(torch.ones(1))))
-    allowed = torch.ones(len(columns), dtype=torch.bool, device=H.device)
-    some = slice(None, None, max(1, len(H) // ROWS))
+    allowed = torch.ones(len(lively), dtype=torch.bool, device=H.device)
     basis, basis_of_some = _bases(findings, consumers, some)
 
     def search(gradients: Tensor, fan_in: int, wanted: int, random: int, rng: np.random.Generator) -> Pool:
-        mixed = targets(gradients, f, wanted, rng, random_gates(H[some], 16, rng))
-        return make_pool(H[some], A, mixed, fan_in, nonlinearity, odd, allowed, random, rng)
+        mixed = targets(gradients, f, wanted, rng, random_gates(H_some, 16, rng))
+        return make_pool(H_some, A, mixed, fan_in, nonlinearity, odd, allowed, random, rng)
 
     # A large pool is looked at on some of the samples, the best of it on all.
     pool = search(G[some], fan_in, POOL, RANDOM_UNITS, findings.draw(purpose))
     best = promising(pool, basis_of_some, G[some], f, fan_out, max(KEPT, 2 * count))
-    pool = seen_on(pool, best, H, nonlinearity)
+    pool = seen_on(pool, best, H, lively, nonlinearity)
     picked = pick_units(pool, basis, G, f, 1, count, fan_out)
     if not picked:
         return (), 0.0, 0.0
     # Once a place: at the largest fan-in that is asked for, as more inputs fit more noise.
-    widest = min(len(columns), max(findings.grow // min(counts(findings)) - 1 - fan_out, fan_in))
+    widest = min(len(lively), max(findings.grow // min(counts(findings)) - 1 - fan_out, fan_in))
     place = f"{'+'.join(sources)} for {'+'.join(consumers)}"
 
     def best_of_noise() -> Tensor:
@@ -214,16 +217,6 @@ def counts(findings: Findings) -> list[int]:
     typical = min(max(findings.network.count() / (hidden + 1), 4.0), 64.0)
     count = max(1, round(findings.grow / typical))
     return sorted({count, max(1, count // 2)}, reverse=True)
-
-
-def _liveliness(findings: Findings, sources: list[str], H: Tensor) -> Tensor:
-    """(p,) variance of each feature as a share of their mean variance; 0 where none varies."""
-
-    def made() -> Tensor:
-        variance = H.var(dim=0)
-        return variance / variance.mean().clamp(min=1e-12)
-
-    return findings.once(f"liveliness of {'+'.join(sources)}", made)
 
 
 def _noise(

@@ -21,11 +21,11 @@ Proposer = Callable[[Findings], list[Candidate]]
 
 def connect(findings: Findings) -> list[Candidate]:
     """The most gainful masked edges of the links that there are: of every place, and of all places together."""
-    ranked, choices = _masked_edges(findings, findings.grow)
+    ranked, choices = _masked_edges(findings)
     candidates = [
-        _connect(findings, layer, [item for item in ranked if item[0] == layer], count)
+        _connect(findings, layer, [item for item in ranked if item[0] == layer][: findings.grow], count)
         for layer, count in choices.items()
-        if any(item[0] == layer for item in ranked)
+        if findings.grow and any(item[0] == layer for item in ranked)
     ]
     best = _most_gainful(ranked, findings.grow)
     if len({layer for layer, _ in best}) > 1:
@@ -33,8 +33,12 @@ def connect(findings: Findings) -> list[Candidate]:
     return candidates
 
 
-def _masked_edges(findings: Findings, budget: int) -> tuple[list[tuple[str, ChosenEdge]], dict[str, int]]:
-    """The `budget` best masked edges of each place, and among how many each place chose."""
+def _masked_edges(findings: Findings) -> tuple[list[tuple[str, ChosenEdge]], dict[str, int]]:
+    """The best masked edges of each place, as many as may be added or exchanged, and among how many each chose."""
+    return findings.once("masked edges", lambda: _find_masked_edges(findings, max(findings.grow, findings.trim // 2)))
+
+
+def _find_masked_edges(findings: Findings, budget: int) -> tuple[list[tuple[str, ChosenEdge]], dict[str, int]]:
     ranked: list[tuple[str, ChosenEdge]] = []
     choices: dict[str, int] = {}
     for layer in findings.places:
@@ -104,7 +108,7 @@ def rewire(findings: Findings) -> list[Candidate]:
     if removed is None:
         return []
     count = len(removed.edges)
-    ranked, choices = _masked_edges(findings, count)
+    ranked, choices = _masked_edges(findings)
     best = _most_gainful(ranked, count)
     if len(best) < count:
         return []

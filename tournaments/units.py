@@ -128,7 +128,7 @@ def make_pool(
     z = H @ dense.t()
     spread = z.std(dim=0).clamp(min=1e-9)
     z, weights = z / spread, weights.to(H.dtype) / spread[:, None]
-    sample = z[:: max(1, len(z) // 256)]
+    sample = z[:: max(1, len(z) // 128)]
     parts: list[tuple[Tensor, Tensor, Tensor]] = []
     for sign in (1.0,) if signed else (1.0, -1.0):
         for threshold in torch.quantile(sign * sample, torch.tensor(QUANTILES, dtype=z.dtype, device=z.device), dim=0):
@@ -208,9 +208,11 @@ def promising(pool: Pool, basis: Tensor, G: Tensor, f: Tensor, fan_out: int, kee
     return total.topk(min(keep, len(total))).indices
 
 
-def seen_on(pool: Pool, chosen: Tensor, H: Tensor, activation: Callable[[Tensor], Tensor]) -> Pool:
-    """The chosen units of a pool with their outputs on the rows of H: (r, p)."""
-    columns, weights, bias = pool.columns[chosen], pool.weights[chosen], pool.bias[chosen]
+def seen_on(
+    pool: Pool, chosen: Tensor, H: Tensor, named: Tensor, activation: Callable[[Tensor], Tensor]
+) -> Pool:
+    """The chosen units of a pool with their outputs on the rows of H: (r, p). named: (c,) H's columns by the pool's."""
+    columns, weights, bias = named[pool.columns[chosen]], pool.weights[chosen], pool.bias[chosen]
     dense = torch.zeros(len(columns), H.shape[1], dtype=H.dtype, device=H.device)
     dense.scatter_(1, columns, weights)
     return Pool(columns, weights, bias, activation(H @ dense.t() + bias))

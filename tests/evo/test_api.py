@@ -229,6 +229,18 @@ def test_search_is_stopped_and_resumed_alike(fake: type[FakeGrower], monkeypatch
     assert run.finished
 
 
+def test_ctrl_c_before_a_network_was_born_leaves_nothing(
+    fake: type[FakeGrower], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_search(*_: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setitem(sys.modules, "evo.sweep", types.SimpleNamespace(run_search=run_search))
+    with pytest.raises(evo.Interrupted, match="stopped before a network was born"):
+        evo.search("parity:4", name="s", **QUIET)
+    assert os.listdir("runs") == []
+
+
 def test_threads_are_one_while_growing_and_restored(fake: type[FakeGrower]) -> None:
     seen: list[int] = []
     fake.before = staticmethod(lambda cycle: seen.append(torch.get_num_threads()))
