@@ -35,7 +35,7 @@ def network(density: float, device: str) -> Network:
 
 
 def by_hand(like: Network, data: Split, config: TrainingConfig, masked: bool) -> Callable[[Tensor, Tensor], None]:
-    """A plain loop as one would write it: nn.Parameter, weight * mask, autograd, clip, torch.optim.AdamW(fused=True)."""
+    """A plain loop as one would write it: weight * mask, autograd, clipping, torch.optim.AdamW(fused=True)."""
     chosen, parameters = active(like), dict(like.named_parameters())
     names = ["input", "hidden1", "hidden2", "output"]
     links = [f"links.{s}>{t}" for s, t in itertools.pairwise(names)]

@@ -68,6 +68,9 @@ class Run:
         self.folder = folder
         self.info = info
 
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r})"
+
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """Raises RunError where the folder is missing or holds no run."""

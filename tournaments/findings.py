@@ -13,7 +13,6 @@ from search_spaces.network import Network, Place
 from tournaments.evidence import Evidence
 from tournaments.place import GramCache, PlaceStatistics, Residual, residual, statistics
 
-
 T = TypeVar("T")
 
 

@@ -37,8 +37,8 @@ LIVELY = 3e-3
 """Share of the mean variance below which a feature is left out. The ridge on A's diagonal is a thousandth."""
 
 NOISE_MARGIN = 1.7
-"""On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size, and the difference of
-two draws by .7: so much above one draw leaves under 2% of searches beyond it."""
+"""On pure noise √(2n·gain) of the best unit varies by about ½ from draw to draw, whatever its size, and the difference
+of two draws by .7: so much above one draw leaves under 2% of searches beyond it."""
 
 
 def widen(findings: Findings) -> list[Candidate]:

@@ -208,9 +208,7 @@ def promising(pool: Pool, basis: Tensor, G: Tensor, f: Tensor, fan_out: int, kee
     return total.topk(min(keep, len(total))).indices
 
 
-def seen_on(
-    pool: Pool, chosen: Tensor, H: Tensor, named: Tensor, activation: Callable[[Tensor], Tensor]
-) -> Pool:
+def seen_on(pool: Pool, chosen: Tensor, H: Tensor, named: Tensor, activation: Callable[[Tensor], Tensor]) -> Pool:
     """The chosen units of a pool with their outputs on the rows of H: (r, p). named: (c,) H's columns by the pool's."""
     columns, weights, bias = named[pool.columns[chosen]], pool.weights[chosen], pool.bias[chosen]
     dense = torch.zeros(len(columns), H.shape[1], dtype=H.dtype, device=H.device)

@@ -86,9 +86,7 @@ def test_grow_prints_the_front_and_a_line_a_decision(fake: type[FakeGrower], evo
     assert json.loads(Path("runs/a/run.json").read_text())["seed"] == 3
 
 
-def test_json_is_one_object_and_nothing_else(
-    fake: type[FakeGrower], evo: Evo, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_json_is_one_object_and_nothing_else(fake: type[FakeGrower], evo: Evo, monkeypatch: pytest.MonkeyPatch) -> None:
     def noisy(cycle: int) -> None:
         print("a library prints")
         os.write(1, b"and so does C\n")

@@ -36,6 +36,10 @@ def test_a_foreign_folder_is_one_clear_line(tmp_path: Path, text: str | None) ->
     assert len(str(error.value)) < 600
 
 
+def test_shows_its_folder_in_a_notebook(run: Run) -> None:
+    assert repr(run) == f"Run({str(run.folder)!r})"
+
+
 def test_best_has_the_highest_validation_information(run: Run) -> None:
     saved = run.events[run.events["kind"] == "snapshot"]
     assert run.best.validation_information_nats == saved["validation_information_nats"].max()

@@ -76,7 +76,6 @@ def test_a_flipped_bit_is_noticed(files: Files, name: str) -> None:
     assert f"{name}: damaged" in refused({**files, name: bytes(content)})
 
 
-
 @pytest.mark.parametrize("name", NAMES)
 def test_truncated_at_every_kind_of_place(name: str, files: Files) -> None:
     whole = files[name]
