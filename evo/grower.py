@@ -7,6 +7,7 @@ a killed process had saved beyond them is done again, and comes out the same.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evo import events, faults
-from evo.config import Config
+from evo.config import Config, ConfigError
 from evo.cycle import born, figures, run_cycle
 from evo.data import Task
 from evo.front import snapshot_folder
@@ -112,8 +113,23 @@ class Grower:
 
     # --- beginnings
 
+    def _check_size(self) -> None:
+        """A seed that is larger than a network may ever get is refused before memory is taken for it."""
+        config = self.config
+        if config.network.family != "mlp":
+            return
+        sizes = [math.prod(self.task.shape), *config.network.hidden, self.task.outputs]
+        wanted = config.network.density * sum(p * q for p, q in itertools.pairwise(sizes))
+        if wanted > config.growth.max_parameters:
+            raise ConfigError(
+                f"network.hidden: {list(config.network.hidden)} at density {config.network.density:g} makes a seed of "
+                f"about {wanted:,.0f} parameters, growth.max_parameters allows {config.growth.max_parameters:,}; "
+                "write fewer units, a lower network.density, or a higher growth.max_parameters"
+            )
+
     def _be_born(self) -> None:
         if self.parent is None:
+            self._check_size()
             self.body = seed(
                 self.config.network.model_dump(),
                 self.task.shape,

@@ -17,6 +17,7 @@ import torch
 from small_life import live, made, same, saved, stable
 
 from evo import books, cycle, events
+from evo.config import ConfigError
 from evo.data import from_arrays
 from evo.front import FrontError
 from evo.grower import Grower
@@ -390,3 +391,12 @@ def test_a_life_too_short_for_a_tournament_is_one_stretch_of_training(tmp_path: 
     grower = live(*made(**{"training.steps": 7}), tmp_path)
     assert list(read_events(tmp_path)["kind"]) == ["started", "snapshot", "segment", "snapshot", "finished"]
     assert grower.life.step == 7
+
+
+def test_a_seed_beyond_what_a_network_may_have_is_refused_before_it_takes_memory(tmp_path: Path) -> None:
+    config, task = made(**{"network.hidden": [10**8, 10**8]})
+    with pytest.raises(
+        ConfigError, match=r"network\.hidden: .* growth\.max_parameters allows 100,000; write fewer units"
+    ):
+        Grower(config, task, tmp_path)
+    assert read_events(tmp_path).empty
