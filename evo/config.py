@@ -124,7 +124,7 @@ class TournamentConfig(Section):
         default=0.1, description="share of each batch that every arm draws for itself, NoChange too"
     )
     placebo_every: int = Field(default=4, ge=0, description="every n-th tournament carries a second NoChange; 0: none")
-    evidence_samples: int = Field(default=4096, ge=64, description="training samples of the evidence pass")
+    evidence_samples: int = Field(default=2048, ge=64, description="training samples of the evidence pass")
     random_share: Fraction = Field(
         default=0.25, description="share of candidates kept at random (screening cannot see XOR)"
     )

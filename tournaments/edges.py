@@ -20,6 +20,9 @@ ROUNDS = 8
 MUCH = 1_000_000
 """Elements that are updated in all, from which it is much work."""
 
+COLUMNS = 256
+"""So many columns of a place are looked at, or a few times as many as a row may take."""
+
 DEPTH = 3
 """A row may take so many times its even share of the budget."""
 
@@ -85,6 +88,10 @@ def _pursue_rows(
     floor = 0.01 * place.A.diagonal()[:-1].double().mean()
     open_ = (allowed & ~place.present)[rows] & (left.variance[rows] > floor)
     columns = torch.nonzero(open_.any(dim=0)).view(-1)
+    if len(columns) > max(COLUMNS, DEPTH * most):
+        # Of a large place, only the columns that promise most to some row by themselves.
+        alone = edge_gains(place, left, allowed & ~place.present)[rows].amax(dim=0)[columns]
+        columns = columns[alone.topk(max(COLUMNS, DEPTH * most)).indices.sort().values]
     open_ = open_[:, columns]
     if not len(columns):
         return []

@@ -31,7 +31,7 @@ from tournaments.units import (
 POOL = 96
 RANDOM_UNITS = 32
 NOISE_POOL = 24
-ROWS = 1024
+ROWS = 512
 KEPT = 16
 LIVELY = 3e-3
 """Share of the mean variance below which a feature is left out. The ridge on A's diagonal is a thousandth."""
