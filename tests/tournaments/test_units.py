@@ -160,7 +160,7 @@ def test_the_promising_are_those_that_gain_most_alone_and_are_then_seen_on_all_s
         picked = pick_units(only, basis, G, f, 1, 1, 2)
         alone[unit] = sum(picked[0].gains) if picked else 0.0
     assert [alone[u] for u in found.tolist()] == pytest.approx(sorted(alone.values(), reverse=True)[:5], rel=1e-4)
-    again = seen_on(pool, found, torch.cat([H, H]), torch.relu)
+    again = seen_on(pool, found, torch.cat([H, H]), torch.arange(4), torch.relu)
     assert torch.allclose(again.outputs[600:], pool.outputs[:, found], atol=1e-5)
 
 
