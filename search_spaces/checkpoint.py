@@ -1,18 +1,27 @@
 """Checkpoints: a folder of JSON and safetensors from which a network is rebuilt. Nothing is ever unpickled.
 
-    blueprint.json          {"version", "blueprint", "lineage", "sha256" of the other files}
+Plain:
+
+    blueprint.json          {"version": 1, "blueprint", "lineage", "sha256" of the other files}
     weights.safetensors     parameters and buffers
-    optimizer.safetensors   "first/NAME", "second/NAME", "age/NAME", "scale/NAME" (absent: a fresh state)
+    optimizer.safetensors   "first/NAME", "second/NAME", "age/NAME", "scale/NAME", "origin/NAME" (absent: a fresh state)
     state.json              whatever the owner keeps beside: counters, ledger, preprocessing
+
+Packed (see `deltas`), a tenth of that and less:
+
+    blueprint.json          version 2, also "base": the folder beside this one that it builds on, or null;
+                            "packed": {"weights", "optimizer": types of their numbers, "sha256" of all their bits}
+    packed.safetensors      where there is no base: everything, state.json too
+    delta.safetensors       where there is one: what differs from it
 
 The folder is written under a dot-name and renamed, so it is there whole or not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,22 +29,33 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
+from search_spaces.checkpoint_files import (
+    CURE,
+    check_bytes,
+    check_fit,
+    headed,
+    plain,
+    read_json,
+    read_tensors,
+    sync_folder,
+    write,
+)
+from search_spaces.checkpoint_files import CheckpointError as CheckpointError
+from search_spaces.content import Content
+from search_spaces.deltas import MOST, Base
 from search_spaces.families import FAMILIES
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
+from search_spaces.packed import DELTA_FILE, PACKED, WHOLE_FILE, from_packed, packed_files
 from search_spaces.surgery import tensors
 
 VERSION = 1
-CURE = "put the file back from a copy, or take another snapshot"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be read: which file, what was expected, what to do."""
+PLAIN_FILES = ("weights.safetensors", "optimizer.safetensors", "state.json")
+LONGEST = 64
+"""Deltas that may build on one another; a longer chain is no work of ours."""
 
 
 @dataclass(frozen=True)
@@ -55,24 +75,30 @@ def save(
     extra: Mapping[str, Any] | None = None,
     lineage: list[str] | None = None,
     between: Callable[[str], None] = lambda name: None,
-) -> None:
+    packed: bool = False,
+    base: Base | None = None,
+) -> Content | None:
     """Write a checkpoint, whole or not at all; one that stands there is replaced.
 
-    between: called with a name between durable operations (tests kill the process there). Raises OSError.
+    packed: in less room, told from `base` where one is given, which must stay beside this folder; returns what another
+    delta may build on. between: called with a name between durable operations (tests kill the process there).
+    Raises OSError.
     """
+    content = Content.of(network, state) if packed else None
+    if content is None or content.layout.elements > MOST:
+        files = to_files(network, state, extra, lineage)
+    else:
+        files = packed_files(network, content, extra, lineage, base)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     for leftover in (draft, aside):
         shutil.rmtree(leftover, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
-        for name, content in to_files(network, state, extra, lineage).items():
-            with open(draft / name, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
+        for name, data in files.items():
+            write(draft / name, data)
             between(f"checkpoint.{name.partition('.')[0]}")
-        _sync_folder(draft)
+        sync_folder(draft)
         # A folder cannot be renamed over one that holds files: the old checkpoint steps aside until the new one stands.
         if folder.exists():
             os.rename(folder, aside)
@@ -82,9 +108,10 @@ def save(
         if aside.exists() and not folder.exists():
             os.rename(aside, folder)
         raise
-    _sync_folder(folder.parent)
+    sync_folder(folder.parent)
     shutil.rmtree(aside, ignore_errors=True)
     between("checkpoint.renamed")
+    return content
 
 
 def to_files(
@@ -93,35 +120,49 @@ def to_files(
     extra: Mapping[str, Any] | None = None,
     lineage: list[str] | None = None,
 ) -> dict[str, bytes]:
-    """A checkpoint's files by name: what `save` writes, and what travels to another process."""
-    head = {"version": VERSION, "blueprint": network.blueprint(), "lineage": lineage or []}
-    files = {"weights.safetensors": save_bytes(_plain(tensors(network)))}
+    """A plain checkpoint's files by name."""
+    files = {"weights.safetensors": save_bytes(plain(tensors(network)))}
     if state is not None:
         flat = {f"{part}/{k}": t for part, (values, _) in state.parts().items() for k, t in values.items()}
-        files["optimizer.safetensors"] = save_bytes(_plain(flat))
+        files["optimizer.safetensors"] = save_bytes(plain(flat))
     files["state.json"] = json.dumps(dict(extra or {}), indent=1).encode()
-    head["sha256"] = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return {"blueprint.json": json.dumps(head, indent=1).encode(), **files}
+    return headed({"version": VERSION, "blueprint": network.blueprint(), "lineage": lineage or []}, files)
 
 
 def load(folder: Path) -> Checkpoint:
-    """Read what `save` wrote. Raises CheckpointError for a file that is missing, damaged or does not fit."""
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint {folder}: no such folder; write the folder of a snapshot")
-    names = ("blueprint.json", "weights.safetensors", "optimizer.safetensors", "state.json")
-    try:
-        files = {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}
-    except OSError as err:
-        raise CheckpointError(f"checkpoint {folder}: cannot be read ({err.strerror}); check its permissions") from err
-    return from_files(files, str(folder))
+    """Read what `save` wrote, with all that it builds on.
+
+    Raises CheckpointError for a file that is missing, damaged or does not fit.
+    """
+    chain: list[tuple[Path, dict[str, bytes]]] = []
+    here: Path | None = folder
+    while here is not None:
+        if len(chain) >= LONGEST:
+            raise CheckpointError(f"{folder}/blueprint.json: builds on more than {LONGEST} checkpoints; {CURE}")
+        files = _read(here)
+        chain.append((here, files))
+        base = _base_of(files, here)
+        here = None if base is None else here.parent / base
+    content: Content | None = None
+    while len(chain) > 1:
+        place, files = chain.pop()
+        found = from_files(files, str(place), content)
+        content = Content.of(found.network, found.state)
+    place, files = chain.pop()
+    return from_files(files, str(place), content)
 
 
-def from_files(files: Mapping[str, bytes], where: str = "checkpoint") -> Checkpoint:
-    """The checkpoint that these files make. Shapes are compared before any memory is taken for them."""
-    head = _json(files, "blueprint.json", where)
+def from_files(files: Mapping[str, bytes], where: str = "checkpoint", base: Content | None = None) -> Checkpoint:
+    """The checkpoint that these files make, on its base if it has one.
+
+    Shapes are compared before any memory is taken for them.
+    """
+    head = read_json(files, "blueprint.json", where)
     version = head.get("version")
-    if version != VERSION:
-        raise CheckpointError(f"{where}/blueprint.json: version {version!r}, but this program reads {VERSION}")
+    if version not in (VERSION, PACKED) or not isinstance(version, int):
+        raise CheckpointError(
+            f"{where}/blueprint.json: version {version!r}, but this program reads {VERSION} and {PACKED}"
+        )
     blueprint = head.get("blueprint")
     family = blueprint.get("family") if isinstance(blueprint, dict) else None
     if not isinstance(blueprint, dict) or not isinstance(family, str) or family not in FAMILIES:
@@ -134,91 +175,93 @@ def from_files(files: Mapping[str, bytes], where: str = "checkpoint") -> Checkpo
             network = FAMILIES[family].from_blueprint(blueprint)
     except (ValueError, TypeError, RuntimeError) as err:
         raise CheckpointError(f"{where}/blueprint.json: {err}; {CURE}") from err
-    weights = _tensors(files, "weights.safetensors", where)
-    _fit(weights, tensors(network), f"{where}/weights.safetensors")
+    read = _from_plain if version == VERSION else from_packed
+    state, extra = read(files, head, network, where, base)
+    check_bytes(files, head, where)
+    return Checkpoint(network, state, extra, [str(x) for x in lineage])
+
+
+def copy(folder: Path, target: Path) -> None:
+    """A copy that needs no other folder, into `target`, which may exist already."""
+    files = _read(folder)
+    if _base_of(files, folder) is not None:
+        found = load(folder)
+        files = packed_files(found.network, Content.of(found.network, found.state), found.extra, found.lineage)
+    target.mkdir(parents=True, exist_ok=True)
+    for name, data in files.items():
+        write(target / name, data)
+
+
+def stand_alone(folder: Path, between: Callable[[str], None] = lambda name: None) -> None:
+    """Rewrites a checkpoint, in place, so that it needs no base: one that builds on another may lose it then.
+
+    Killed at any moment the checkpoint is as it was or as it should be: its blueprint.json says which file counts.
+    """
+    draft, head = folder / f".{WHOLE_FILE}", folder / ".blueprint.json"
+    if _base_of(_read(folder, head_alone=True), folder) is not None:
+        found = load(folder)
+        whole = packed_files(found.network, Content.of(found.network, found.state), found.extra, found.lineage)
+        for place, name in ((draft, WHOLE_FILE), (head, "blueprint.json")):
+            write(place, whole[name])
+            between(f"checkpoint.{name.partition('.')[0]}")
+            os.rename(place, folder / name)
+            sync_folder(folder)
+    for leftover in (draft, head, folder / DELTA_FILE):
+        leftover.unlink(missing_ok=True)
+
+
+def _read(folder: Path, head_alone: bool = False) -> dict[str, bytes]:
+    """The files of one checkpoint that count, or its blueprint.json alone."""
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint {folder}: no such folder; write the folder of a snapshot")
+    try:
+        files = {"blueprint.json": (folder / "blueprint.json").read_bytes()}
+        names: tuple[str, ...] = () if head_alone else PLAIN_FILES
+        if (head := read_json(files, "blueprint.json", str(folder))).get("version") == PACKED and names:
+            names = (WHOLE_FILE if head.get("base") is None else DELTA_FILE,)
+        return {**files, **{name: (folder / name).read_bytes() for name in names if (folder / name).is_file()}}
+    except FileNotFoundError as err:
+        raise CheckpointError(f"{folder}/blueprint.json: missing; {CURE}") from err
+    except OSError as err:
+        raise CheckpointError(f"checkpoint {folder}: cannot be read ({err.strerror}); check its permissions") from err
+
+
+def _base_of(files: Mapping[str, bytes], folder: Path) -> str | None:
+    """Name of the folder beside this one on which it builds. Raises CheckpointError where it would lie elsewhere."""
+    head = read_json(files, "blueprint.json", str(folder))
+    base = head.get("base")
+    if head.get("version") != PACKED or base is None:
+        return None
+    if not isinstance(base, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*", base) or base == folder.name:
+        raise CheckpointError(f"{folder}/blueprint.json: base {str(base)[:40]!r} is no name of a folder beside it")
+    place = folder.parent / base
+    if not place.is_dir() or place.is_symlink():
+        raise CheckpointError(f"{folder}: builds on {base!r}, and there is no such folder beside it; {CURE}")
+    return base
+
+
+def _from_plain(
+    files: Mapping[str, bytes], head: Mapping[str, Any], network: Network, where: str, base: Content | None
+) -> tuple[OptimizerState | None, dict[str, Any]]:
+    weights = read_tensors(files, "weights.safetensors", where)
+    check_fit(weights, tensors(network), f"{where}/weights.safetensors")
     network.load_state_dict(weights, assign=True)
     state = None
     if "optimizer.safetensors" in files:
-        flat = _tensors(files, "optimizer.safetensors", where)
+        flat = read_tensors(files, "optimizer.safetensors", where)
         with torch.device("meta"):
             blank = {k: torch.empty(p.shape, dtype=p.dtype) for k, p in network.named_parameters()}
             ages = {k: torch.empty(p.shape, dtype=torch.int32) for k, p in network.named_parameters()}
-        wanted = {
-            f"{part}/{k}": t
-            for part in ("first", "second", "age", "scale")
-            for k, t in (ages if part == "age" else blank).items()
-        }
-        _fit(flat, wanted, f"{where}/optimizer.safetensors")
-        parts: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}, "age": {}, "scale": {}}
+            origins = {k: torch.empty(p.shape, dtype=torch.int8) for k, p in network.named_parameters()}
+        kinds = {"first": blank, "second": blank, "age": ages, "scale": blank, "origin": origins}
+        wanted = {f"{part}/{k}": t for part, values in kinds.items() for k, t in values.items()}
+        if not any(key.startswith("origin/") for key in flat):
+            # Snapshots from before there were origins: all of it counts as the seed's.
+            flat |= {f"origin/{k}": torch.zeros(t.shape, dtype=torch.int8) for k, t in origins.items()}
+        check_fit(flat, wanted, f"{where}/optimizer.safetensors")
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in kinds}
         for key in wanted:
             part, _, name = key.partition("/")
             parts[part][name] = flat[key]
         state = OptimizerState(**parts)
-    extra = _json(files, "state.json", where)
-    _same_bytes(files, head, where)
-    return Checkpoint(network, state, extra, [str(x) for x in lineage])
-
-
-def _same_bytes(files: Mapping[str, bytes], head: Mapping[str, Any], where: str) -> None:
-    """A flipped bit leaves every shape as it was. Checkpoints from before there were digests pass."""
-    digests = head.get("sha256", {})
-    for name, content in files.items():
-        wanted = digests.get(name) if isinstance(digests, dict) else None
-        if wanted is not None and hashlib.sha256(content).hexdigest() != wanted:
-            raise CheckpointError(f"{where}/{name}: damaged, its sha256 is not the one in blueprint.json; {CURE}")
-
-
-def _plain(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k: t.detach().cpu().contiguous() for k, t in values.items()}
-
-
-def _json(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Any]:
-    if name not in files:
-        raise CheckpointError(f"{where}/{name}: missing; {CURE}")
-    try:
-        value = json.loads(files[name])
-    except (ValueError, RecursionError) as err:
-        raise CheckpointError(f"{where}/{name}: damaged, no JSON ({err}); {CURE}") from err
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{where}/{name}: expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _tensors(files: Mapping[str, bytes], name: str, where: str) -> dict[str, Tensor]:
-    if name not in files:
-        raise CheckpointError(f"{where}/{name}: missing; {CURE}")
-    try:
-        # Copies, as a view into the file's bytes may begin anywhere, and the last bits of a product depend on where.
-        return {key: tensor.clone() for key, tensor in load_bytes(files[name]).items()}
-    except (SafetensorError, ValueError, KeyError) as err:
-        raise CheckpointError(f"{where}/{name}: damaged or truncated ({err}); {CURE}") from err
-
-
-def _fit(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str) -> None:
-    for name, tensor in wanted.items():
-        if name not in found:
-            raise CheckpointError(f"{where}: tensor {name!r} is missing; the file belongs to another blueprint")
-        if found[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{where}: {name} has shape {tuple(found[name].shape)}, the blueprint says {tuple(tensor.shape)}"
-            )
-        if not _same_kind(found[name].dtype, tensor.dtype):
-            raise CheckpointError(f"{where}: {name} holds {found[name].dtype}, expected {tensor.dtype}")
-    spare = sorted(set(found) - set(wanted))
-    if spare:
-        raise CheckpointError(f"{where}: tensor {spare[0]!r} is unknown to the blueprint")
-    if len({t.dtype for t in found.values() if t.is_floating_point()}) > 1:
-        raise CheckpointError(f"{where}: tensors of several floating-point types; {CURE}")
-
-
-def _same_kind(found: torch.dtype, wanted: torch.dtype) -> bool:
-    """Whole numbers must be the same; a network may have been saved in another floating-point type."""
-    return found == wanted or (found.is_floating_point and wanted.is_floating_point)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    return state, read_json(files, "state.json", where)

@@ -18,7 +18,7 @@ from search_spaces import axes
 from search_spaces.actions import Action
 from search_spaces.edits import FRESH, Edit, IndexMap, Write
 from search_spaces.network import Network
-from search_spaces.optimizer_state import OptimizerState
+from search_spaces.optimizer_state import ORIGINS, OptimizerState
 
 
 def apply(
@@ -29,12 +29,15 @@ def apply(
     Raises ValueError, before anything is built, where an action is not legal here.
     """
     for action in actions:
-        network, state = _apply_edit(network, network.edit(action), state)
+        network, state = _apply_edit(network, network.edit(action), state, action.name)
     return network, state
 
 
 @torch.no_grad()
-def _apply_edit(network: Network, edit: Edit, state: OptimizerState | None) -> tuple[Network, OptimizerState | None]:
+def _apply_edit(
+    network: Network, edit: Edit, state: OptimizerState | None, by: str
+) -> tuple[Network, OptimizerState | None]:
+    """by: name of the action, which becomes the origin of what is fresh."""
     like = next(network.parameters())
     grown = type(network).from_blueprint(edit.blueprint).to(device=like.device, dtype=like.dtype)
     grown.train(network.training)
@@ -56,7 +59,10 @@ def _apply_edit(network: Network, edit: Edit, state: OptimizerState | None) -> t
     new_state = OptimizerState.fresh(grown)
     for part, (values, blank) in new_state.parts().items():
         source = state.parts()[part][0]
+        if part == "origin":
+            blank = ORIGINS.index(by) if by in ORIGINS else 0
         for name, tensor in values.items():
+            tensor.fill_(blank)
             if name in moved:
                 carried = _gather(source[name], moved[name], tensor)
                 tensor.copy_(torch.where(_kept(moved[name], tensor), carried, tensor))

@@ -160,7 +160,7 @@ def test_unknown_family(files: Files) -> None:
 
 
 def test_other_versions(files: Files) -> None:
-    for version in (2, 0, "1", None):
+    for version in (3, 0, "1", None):
         message = refused(with_blueprint(files, lambda head, v=version: head.update(version=v)))
         assert f"version {version!r}" in message
 

@@ -43,7 +43,7 @@ from search_spaces.actions import (
 )
 from search_spaces.families import FAMILIES
 from search_spaces.network import Network, active
-from search_spaces.optimizer_state import OptimizerState
+from search_spaces.optimizer_state import ORIGINS, OptimizerState
 from search_spaces.randomness import keyed
 
 LEGAL = {
@@ -223,6 +223,9 @@ def test_old_slots_are_bit_equal_and_fresh_ones_start_anew(seed: str, kind: str)
     for number in range(5):
         network, action = drawn(seed, kind, False, number)
         state = random_state(network, keyed("state", number))
+        for name, origin in state.origin.items():
+            drawn_origins = keyed("origin", number, name).integers(0, len(ORIGINS), tuple(origin.shape))
+            origin.copy_(torch.from_numpy(drawn_origins))
         before = surgery.tensors(copy.deepcopy(network))
         grown, new_state = surgery.apply(network, [action], state)
         assert same_tensors(before, surgery.tensors(network)), "the original was written to"
@@ -251,7 +254,9 @@ def test_old_slots_are_bit_equal_and_fresh_ones_start_anew(seed: str, kind: str)
                 continue
             for part, (values, blank) in new_state.parts().items():
                 moved = values[name].flatten()
-                assert (moved[fresh] == blank).all(), (name, part)
+                # What is fresh came by this action; what one that adds nothing leaves behind counts as the seed's.
+                made_by = ORIGINS.index(kind) if kind in ORIGINS else 0
+                assert (moved[fresh] == (made_by if part == "origin" else blank)).all(), (name, part)
                 if kept:
                     assert torch.equal(moved[kept], state.parts()[part][0][name].flatten()[came]), (name, part)
 
