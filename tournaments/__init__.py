@@ -4,6 +4,7 @@ from tournaments.candidate import Candidate
 from tournaments.economy import Ledger
 from tournaments.evidence import Evidence, collect
 from tournaments.findings import Findings
+from tournaments.history import Firing, History
 from tournaments.objective import losses, score
 from tournaments.place import GramCache, PlaceStatistics, Residual, Spectrum, residual, spectrum
 from tournaments.proposals import PROPOSERS, Proposer
@@ -11,7 +12,7 @@ from tournaments.screening import line_search, shortlist
 from tournaments.selection import Choice, Contender, select
 from tournaments.statistics import Audit, PairedGain, audit, paired_gains
 from tournaments.tournament import ArmLosses, Decision, Rung, Verdict, hold
-from tournaments.triggers import Firing, History, judge
+from tournaments.triggers import judge
 
 __all__ = [
     "PROPOSERS",

@@ -34,14 +34,18 @@ NOISE_MARGIN = 0.6
 
 def channels(findings: Findings) -> list[Candidate]:
     """The drawn kernels whose channels gain most, with the edges that carry it."""
-    candidates = []
-    for layer, place in findings.places.items():
-        consumers = findings.consumers(layer)
-        if "Widen" not in place.grows or place.positions == 1 or len(consumers) != 1:
-            continue
-        for count in counts(findings):
-            candidates += _channels(findings, layer, consumers[0], count)
-    return candidates
+    layers = [p.layer for p in findings.places.values() if "Widen" in p.grows and p.positions != 1]
+    return [candidate for layer in layers for candidate in channels_at(findings, layer)]
+
+
+def channels_at(findings: Findings, layer: str) -> list[Candidate]:
+    """The same for one layer: many small channels, and few large ones."""
+    consumers = findings.consumers(layer)
+
+    def make() -> list[Candidate]:
+        return [c for count in counts(findings) for c in _channels(findings, layer, consumers[0], count)]
+
+    return findings.once(f"channels {layer}", make) if len(consumers) == 1 else []
 
 
 def _channels(findings: Findings, layer: str, consumer: str, count: int) -> list[Candidate]:

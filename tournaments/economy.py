@@ -1,9 +1,9 @@
-"""The economy: growth is earned by held-out information and paid per parameter. Pure functions over a frozen ledger.
+"""The economy: credits are earned and growth is paid with them. Pure functions over a frozen ledger.
 
-All money is in nats. A parameter's price rises geometrically through a life, from `birth` to `final`, in units of
-½ ln(N)/N nats: what a parameter costs a description of N samples, per sample. Credit comes from new highs of held-out
-information alone, so nothing is earned twice. Pruning refunds at the day's price, but in all never more than growth has
-paid: parameters bought cheaply early and sold dearly late would otherwise mint credit.
+A parameter's price rises geometrically through a life, from `birth` to `final`, in units of ½ ln(N)/N nats: what a
+parameter costs a description of N samples, per sample. Credit comes from new highs of a held-out figure alone, so
+nothing is earned twice. Pruning refunds at the day's price, but in all never more than growth has paid: parameters
+bought cheaply early and sold dearly late would otherwise mint credit. What a credit is, is the `policies`' subject.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ PHASES: tuple[Phase, Phase, Phase] = ("coarse", "medium", "fine")
 
 @dataclass(frozen=True)
 class Ledger:
-    """endowment, earned, spent, refunded: nats since birth. best: highest held-out information so far, nats.
-
-    cooldown: ticks until growth is allowed again.
+    """endowment, earned, spent, refunded: credits since birth, in the policy's unit. best: the highest that the earning
+    figure has been. cooldown: ticks until growth is allowed again.
     """
 
     endowment: float
@@ -41,7 +40,7 @@ class Ledger:
 
     @property
     def balance(self) -> float:
-        """Credit left, nats: always the endowment and what was earned and refunded, less what was spent."""
+        """Credit left: always the endowment and what was earned and refunded, less what was spent."""
         return self.endowment + self.earned + self.refunded - self.spent
 
     @property
@@ -50,11 +49,11 @@ class Ledger:
         return self.cooldown > 0
 
 
-def earn(ledger: Ledger, information: float) -> Ledger:
-    """Credits the part of `information` (held-out, nats) that is above every earlier one; NaN earns nothing."""
-    if not ledger.best < information < math.inf:
+def earn(ledger: Ledger, figure: float) -> Ledger:
+    """Credits the part of a held-out figure, as nats, that is above every earlier one; NaN earns nothing."""
+    if not ledger.best < figure < math.inf:
         return ledger
-    return dataclasses.replace(ledger, earned=ledger.earned + (information - ledger.best), best=information)
+    return dataclasses.replace(ledger, earned=ledger.earned + (figure - ledger.best), best=figure)
 
 
 def afford(ledger: Ledger, delta_parameters: int, price: float) -> bool:
@@ -81,11 +80,9 @@ def pay(ledger: Ledger, delta_parameters: int, price: float, cooldown: int = 0) 
     cost = delta_parameters * _checked(price)
     if delta_parameters > 0:
         if not afford(ledger, delta_parameters, price):
-            why = (
-                f"{ledger.cooldown} cycles of cool-down to go" if ledger.resting else f"balance {ledger.balance:g} nats"
-            )
+            why = f"{ledger.cooldown} cycles of cool-down to go" if ledger.resting else f"balance {ledger.balance:g}"
             raise ValueError(f"growth: expected an affordable change, got {delta_parameters} parameters at {price:g} "
-                             f"nats with {why}; ask `afford` first")  # fmt: skip
+                             f"with {why}; ask `afford` first")  # fmt: skip
         return dataclasses.replace(ledger, spent=ledger.spent + cost, cooldown=cooldown + 1)
     refund = max(min(-cost, ledger.spent - ledger.refunded), 0.0)
     return dataclasses.replace(ledger, refunded=ledger.refunded + refund)
@@ -105,13 +102,21 @@ def price(progress: float, n_samples: int, birth: float, final: float) -> float:
     return birth * math.pow(final / birth, _clamped(progress)) * 0.5 * math.log(n_samples) / n_samples
 
 
-def phase(progress: float) -> Phase:
-    """The third of a life in which `progress` (0 to 1) falls."""
+def phase(progress: float, epoch: float = 0.0, begins: tuple[float, float] | None = None) -> Phase:
+    """The third of a life in which `progress` (0 to 1) falls. begins: instead, epochs at which medium and fine do."""
+    if begins is not None:
+        return PHASES[(epoch >= begins[0]) + (epoch >= max(begins))]
     return PHASES[min(int(3 * _clamped(progress)), 2)]
 
 
-def limit(phase: Phase, parameters: int, limits: tuple[float, float, float]) -> int:
-    """The largest growth of one event: the phase's share of the parameters present, and 1 at least unless it is 0."""
+def limit(
+    phase: Phase, parameters: int, limits: tuple[float, float, float], caps: tuple[int, int, int] | None = None
+) -> int:
+    """The largest growth of one event: the phase's cap where there are caps, else its share of the parameters present,
+    and 1 at least unless it is 0.
+    """
+    if caps is not None:
+        return caps[PHASES.index(phase)]
     allowed = limits[PHASES.index(phase)]
     return max(int(allowed * parameters), 1) if allowed > 0 else 0
 

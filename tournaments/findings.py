@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from search_spaces.network import Network, Place
+from search_spaces.optimizer_state import OptimizerState
+from tournaments.analysis import Analysis
 from tournaments.evidence import Evidence
 from tournaments.place import GramCache, PlaceStatistics, Residual, residual, statistics
 
@@ -20,7 +23,9 @@ class Findings:
     """What proposers read.
 
     grow, trim: parameters that a candidate may add, or take away. draw: a generator by purpose, so that one proposer's
-    draws do not depend on another's.
+    draws do not depend on another's. state: ages and origins of all elements, where they are known, at `step` of the
+    life. picture: (channels, height, width) of an input, where it is one; blocks: sides of the blocks of pixels that
+    coarse pictures were made of before, and are now.
     """
 
     def __init__(
@@ -31,8 +36,14 @@ class Findings:
         trim: int,
         draw: Callable[[str], np.random.Generator],
         cache: GramCache | None = None,
+        state: OptimizerState | None = None,
+        step: int = 0,
+        picture: tuple[int, int, int] | None = None,
+        blocks: tuple[int, int] = (2, 1),
     ) -> None:
         self.network, self.evidence, self.grow, self.trim, self.draw = network, evidence, grow, trim, draw
+        self.state, self.step = state, step
+        self.picture, self.blocks = picture, blocks
         self.places = {p.layer: p for p in network.places()}
         self._cache = cache or GramCache()
         self._statistics: dict[str, PlaceStatistics] = {}
@@ -51,12 +62,23 @@ class Findings:
             self._residuals[layer] = residual(self.statistics(layer))
         return self._residuals[layer]
 
+    def analysis(self, analyzer: Callable[[Findings], Analysis]) -> Analysis:
+        """What this analyzer finds; computed when first asked for, once a decision."""
+        return self.once(f"analysis {analyzer.__module__}.{analyzer.__qualname__}", lambda: analyzer(self))
+
     def once(self, key: str, make: Callable[[], T]) -> T:
         """What several proposals of one decision need, made by the first that asks."""
         if key not in self._once:
             self._once[key] = make()
         found: T = self._once[key]
         return found
+
+    def within(self, grow: int, trim: int) -> Findings:
+        """The same findings at another budget: statistics and analyses are shared, what a budget bore on is not."""
+        other = copy.copy(self)
+        other.grow, other.trim = grow, trim
+        other._once = {key: found for key, found in self._once.items() if key.startswith("analysis ")}
+        return other
 
     def linked(self, source: str, target: str) -> bool:
         """Whether the network has this link."""

@@ -6,6 +6,7 @@ as the network's `lift` does. They are drawn and cloned as others are; scored on
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -43,37 +44,64 @@ of two draws by .7: so much above one draw leaves under 2% of searches beyond it
 
 def widen(findings: Findings) -> list[Candidate]:
     """New units in a hidden layer, whole: fan-in by pursuit of the gradients of the layer's consumers."""
-    candidates = []
-    for layer, place in findings.places.items():
-        if "Widen" not in place.grows or place.positions != 1:
-            continue
-        sources, consumers = findings.sources(layer), findings.consumers(layer)
+    layers = [p.layer for p in findings.places.values() if "Widen" in p.grows and p.positions == 1]
+    return [candidate for layer in layers for candidate in widen_at(findings, layer)]
+
+
+def widen_at(findings: Findings, layer: str) -> list[Candidate]:
+    """The same in one layer: many small units, and few large ones."""
+    sources, consumers = findings.sources(layer), findings.consumers(layer)
+
+    def make() -> list[Candidate]:
+        candidates = []
         for count in counts(findings):
             units, predicted, raw = new_units(findings, layer, sources, consumers, count, f"widen {layer} {count}")
             if units:
                 reason = f"{len(units)} features of {'+'.join(sources)} that {layer} lacks"
                 cost = cost_of(findings, layer, units)
                 candidates.append(Candidate((Widen(layer, units),), "widen", reason, cost, predicted, raw))
-    return candidates
+        return candidates
+
+    return findings.once(f"widen {layer}", make)
 
 
 def insert(findings: Findings) -> list[Candidate]:
     """A new layer of depth between a hidden layer and one that it feeds; the link between them stays, as a skip."""
-    candidates = []
-    for layer, place in findings.places.items():
-        if "Insert" not in place.grows or place.positions != 1:
-            continue
-        for source in findings.sources(layer):
-            if source == "input" and len(findings.places) > 1:
-                continue
-            count = counts(findings)[0]
-            units, predicted, raw = new_units(findings, layer, [source], [layer], count, f"insert {source}>{layer}")
-            if units:
-                name = _free_name(findings)
-                reason = f"{len(units)} features of {source} for {layer}, one layer deeper"
-                cost = sum(len(u.fan_in) + len(u.fan_out) + 1 for u in units)
-                candidates.append(Candidate((Insert(name, layer, units),), "insert", reason, cost, predicted, raw))
-    return candidates
+    return [
+        candidate for layer, source in deepenable(findings) for candidate in insert_between(findings, source, layer)
+    ]
+
+
+def deepenable(findings: Findings) -> list[tuple[str, str]]:
+    """(layer, source) of the links beside which depth may be added.
+
+    Not the one from the input to the first layer, which widening serves, unless it is the only one; but the skips of
+    the input, beside which a layer of its own may lie.
+    """
+    first = next(iter(findings.places))
+    return [
+        (layer, source)
+        for layer, place in findings.places.items()
+        if "Insert" in place.grows and place.positions == 1
+        for source in findings.sources(layer)
+        if source != "input" or layer != first or len(findings.places) == 1
+    ]
+
+
+def insert_between(findings: Findings, source: str, layer: str) -> list[Candidate]:
+    """At most one candidate: a layer that reads `source` and feeds `layer`, whether or not a link joins them."""
+
+    def make() -> list[Candidate]:
+        purpose = f"insert {source}>{layer}"
+        units, predicted, raw = new_units(findings, layer, [source], [layer], counts(findings)[0], purpose)
+        if not units:
+            return []
+        reason = f"{len(units)} features of {source} for {layer}, one layer deeper"
+        cost = sum(len(u.fan_in) + len(u.fan_out) + 1 for u in units)
+        action = Insert(free_names(findings, 1)[0], layer, units)
+        return [Candidate((action,), "insert", reason, cost, predicted, raw)]
+
+    return findings.once(f"insert {source}>{layer}", make)
 
 
 def drawn(findings: Findings) -> list[Candidate]:
@@ -151,7 +179,7 @@ def new_units(
     fan_in = min(len(columns), per - 1 - fan_out)
     if fan_in < 1:
         return (), 0.0, 0.0
-    A = _centred_gram(findings, sources, [*consumers, layer])
+    A = centred_gram(findings, sources, [*consumers, layer])
     # Features that hardly vary, as the edge of a picture, are out before any product is formed.
     lively = torch.nonzero(A.diagonal() > LIVELY * A.diagonal().mean()).view(-1)
     some = slice(None, None, max(1, len(H) // ROWS))
@@ -162,7 +190,7 @@ def new_units(
     nonlinearity = findings.network.nonlinearity
     odd = bool(torch.allclose(nonlinearity(-torch.ones(1)), -nonlinearity(torch.ones(1))))
     allowed = torch.ones(len(lively), dtype=torch.bool, device=H.device)
-    basis, basis_of_some = _bases(findings, consumers, some)
+    basis, basis_of_some = bases(findings, consumers, some)
 
     def search(gradients: Tensor, fan_in: int, wanted: int, random: int, rng: np.random.Generator) -> Pool:
         mixed = targets(gradients, f, wanted, rng, random_gates(H_some, 16, rng))
@@ -186,7 +214,7 @@ def new_units(
             return pick_units(search(null, widest, NOISE_POOL, 0, rng), basis_of_some, null, f, 1, 1, fan_out)
 
         # What noise seems to gain falls with the number of samples that it is seen on.
-        return torch.tensor(_noise(G[some], gained, rng) * len(G[some]) / len(G))
+        return torch.tensor(noise_bound(G[some], gained, rng) * len(G[some]) / len(G))
 
     noise = float(findings.once(f"noise of {place}", best_of_noise))
     units = tuple(
@@ -212,14 +240,23 @@ def cost_of(findings: Findings, layer: str, units: Sequence[Unit]) -> int:
 
 def counts(findings: Findings) -> list[int]:
     """How many units the budget buys at the network's own fan-in and fan-out, and half as many of twice the size."""
-    sizes = findings.network.axis_sizes()
-    hidden = max(sum(sizes[layer] for layer in findings.places if layer != "output"), 1)
-    typical = min(max(findings.network.count() / (hidden + 1), 4.0), 64.0)
+    live = sum(_live(findings, layer) for layer in findings.places if layer != "output")
+    typical = min(max(findings.network.count() / (live + 1), 4.0), 64.0)
     count = max(1, round(findings.grow / typical))
     return sorted({count, max(1, count // 2)}, reverse=True)
 
 
-def _noise(
+def _live(findings: Findings, layer: str) -> int:
+    """Units of a layer that have fan-in and fan-out: a seed that is wired uniformly has many that lack one."""
+    sources, consumers = findings.sources(layer), findings.consumers(layer)
+    if not sources or not consumers:
+        return 0
+    fed = torch.stack([findings.mask(s, layer).any(dim=1) for s in sources]).any(dim=0)
+    sent = torch.stack([findings.by_unit(layer, findings.mask(layer, t).sum(dim=0)) > 0 for t in consumers])
+    return int((fed & sent.any(dim=0)).sum())
+
+
+def noise_bound(
     G: Tensor, search: Callable[[Tensor, np.random.Generator], list[PooledUnit]], rng: np.random.Generator
 ) -> float:
     """Nats that the best unit of a search gains on pure noise: on gradients whose signs are drawn, sample by sample.
@@ -231,7 +268,7 @@ def _noise(
     return (math.sqrt(most) + NOISE_MARGIN / math.sqrt(2 * len(G))) ** 2
 
 
-def _bases(findings: Findings, consumers: list[str], some: slice) -> tuple[Tensor, Tensor]:
+def bases(findings: Findings, consumers: list[str], some: slice) -> tuple[Tensor, Tensor]:
     """Orthonormal features that span all that some consumer has, and the constant: on all rows, and on some."""
     parts = [torch.ones(findings.evidence.samples, 1, device=findings.evidence.x.device)]
     for source in dict.fromkeys(s for t in consumers for s in findings.sources(t)):
@@ -244,7 +281,7 @@ def _bases(findings: Findings, consumers: list[str], some: slice) -> tuple[Tenso
     )
 
 
-def _centred_gram(findings: Findings, sources: list[str], layers: list[str]) -> Tensor:
+def centred_gram(findings: Findings, sources: list[str], layers: list[str]) -> Tensor:
     """(p, p) covariance of the sources' features, from the first of these places that all of them may feed."""
     stats = next(s for s in map(findings.statistics, layers) if set(sources) <= set(s.columns))
     at = torch.cat([torch.arange(*stats.columns[s], device=stats.A.device) for s in sources])
@@ -252,6 +289,8 @@ def _centred_gram(findings: Findings, sources: list[str], layers: list[str]) -> 
     return stats.A[at][:, at] - mean[:, None] * mean[None, :]
 
 
-def _free_name(findings: Findings) -> str:
+def free_names(findings: Findings, count: int) -> list[str]:
+    """Names of layers that the network does not have yet."""
     taken = set(findings.network.axis_sizes())
-    return next(f"hidden{i}" for i in range(1, len(taken) + 2) if f"hidden{i}" not in taken)
+    free = (name for name in map("hidden{}".format, itertools.count(1)) if name not in taken)
+    return list(itertools.islice(free, count))

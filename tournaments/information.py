@@ -124,6 +124,12 @@ def probe(T: ArrayLike, y: ArrayLike, *, ridge: float = 1e-3, folds: int = 5) ->
     none), and it sees linear structure only. Features are whitened first, so that invertible affine maps of T change
     nothing; `ridge` shrinks in those coordinates. Sample i is held out by fold i mod `folds`.
     """
+    gains = probe_gains(T, y, ridge=ridge, folds=folds)
+    return Estimate(float(gains.mean()), _standard_error(gains))
+
+
+def probe_gains(T: ArrayLike, y: ArrayLike, *, ridge: float = 1e-3, folds: int = 5) -> Array:
+    """(n,) nats that `probe` gains on each sample; their mean is its estimate. Two layers' are compared in pairs."""
     features, targets = _matrix("T", T), np.asarray(y)
     n = features.shape[0]
     if targets.shape[:1] != (n,) or targets.ndim > 2:
@@ -147,7 +153,7 @@ def probe(T: ArrayLike, y: ArrayLike, *, ridge: float = 1e-3, folds: int = 5) ->
             gains[out] = prior[out] + _discriminant(inside, one_hot[rest], outside, one_hot[out], ridge)
         else:
             gains[out] = _regression(inside, one_hot[rest], outside, one_hot[out], ridge)
-    return Estimate(float(gains.mean()), _standard_error(gains))
+    return gains
 
 
 def _discriminant(inside: Array, one_hot: Array, outside: Array, truth: Array, ridge: float) -> Array:

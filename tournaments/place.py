@@ -152,7 +152,7 @@ def residual(place: PlaceStatistics) -> Residual:
     both = real[:, :, None] & real[:, None, :]
     inner = torch.where(both, inner, torch.eye(most, dtype=inner.dtype, device=inner.device))
     cross = place.A[:, chosen].permute(1, 0, 2) * real[:, None, :]
-    factor = _factor(inner.double())
+    factor = cholesky(inner.double())
     basis = torch.linalg.solve_triangular(factor.transpose(1, 2), cross.double(), upper=True, left=False)
     cov_present = (torch.gather(place.C.t(), 1, chosen) * real).double()
     explained = torch.linalg.solve_triangular(factor, cov_present[:, :, None], upper=False)
@@ -162,7 +162,7 @@ def residual(place: PlaceStatistics) -> Residual:
     return Residual(covariance, variance.clamp(min=0), basis)
 
 
-def _factor(inner: Tensor) -> Tensor:
+def cholesky(inner: Tensor) -> Tensor:
     """Cholesky factors of (b, s, s). Single precision may leave a Gram matrix short of positive, as where a unit puts
     out a large constant: its diagonal then grows until it is not, for that matrix alone.
     """

@@ -26,7 +26,8 @@ def shortlist(
     price: nats a parameter. Growing and shrinking are ranked apart, as a pruning's promise is a loss avoided; where
     both kinds are to be had, each gets one of two places or more. Parameter-neutral candidates count among the growing.
     """
-    candidates = list(dict.fromkeys(candidates))  # two proposers may have the same idea
+    # Two proposers may have the same idea: it is the first one's.
+    candidates = list({c.actions: c for c in reversed(candidates)}.values())[::-1]
     growing = [c for c in candidates if c.cost >= 0]
     shrinking = [c for c in candidates if c.cost < 0]
     earned = 2 if growing and shrinking else 1
@@ -54,7 +55,7 @@ def line_search(network: Network, candidate: Candidate, evidence: Evidence) -> C
 
     Only fan-out and single edges are scaled; at zero the function is kept.
     """
-    if candidate.cost < 0 or not any(_values(a) for a in candidate.actions):
+    if not any(_values(a) for a in candidate.actions):
         return candidate
     best, least = 0.0, _loss(network, scaled(candidate.actions, 0.0), evidence)
     for step in STEPS:

@@ -9,8 +9,11 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from search_spaces import surgery
+from search_spaces.actions import Connect, Edge
 from search_spaces.families import Convnet, Mlp
 from search_spaces.network import Network
+from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
 from search_spaces.spaces import connect
 from tournaments.evidence import Evidence, collect
@@ -60,6 +63,36 @@ def bare() -> Network:
     return network
 
 
+@torch.no_grad()
+def extreme(activation: str) -> Network:
+    """Two dead units a hidden layer, and two that are always on; a unit without inputs, and one without outputs."""
+    network = mlp(8, 7, 6, activation=activation)
+    for layer in ("hidden1", "hidden2", "hidden3"):
+        network.get_parameter(f"biases.{layer}")[:4] = torch.tensor([-9.0, -12.0, 9.0, 7.0])
+    network.get_parameter("links.hidden3>output").mul_(0.1)
+    for name, at in (("input>hidden1", (4,)), ("hidden2>hidden3", (slice(None), 4))):
+        network.get_buffer(f"mask.{name}")[at] = 0
+        network.get_parameter(f"links.{name}")[at] = 0
+    return network
+
+
+def patched() -> tuple[Network, OptimizerState]:
+    """Five edges of two links, grown later than all else."""
+    network = mlp(6, 5)
+    masked = [
+        (name, torch.nonzero(network.get_buffer(f"mask.{name}") == 0)) for name in ("input>hidden1", "hidden1>hidden2")
+    ]
+    edges = tuple(Edge(name, *at, 0.1) for name, where in masked for at in where[:3].tolist())[:5]
+    seed = OptimizerState.fresh(network)
+    for age in seed.age.values():
+        age += 9
+    grown, state = surgery.apply(network, (Connect("*", edges),), seed)
+    assert state is not None
+    for age in state.age.values():
+        age += 3
+    return grown, state
+
+
 NETWORKS: Mapping[str, Callable[[], Network]] = {
     "one hidden layer": lambda: mlp(6),
     "two hidden layers": lambda: mlp(6, 5, activation="tanh"),
@@ -68,6 +101,10 @@ NETWORKS: Mapping[str, Callable[[], Network]] = {
     "one channel layer": lambda: convnet(3),
     "two channel layers": lambda: convnet(3, 4),
     "channels and hidden": lambda: convnet(2, hidden=(5,)),
+    "extremes": lambda: extreme("relu"),
+    "switches": lambda: extreme("tanh"),
+    "patched": lambda: patched()[0],
+    "a picture": lambda: mlp(7),
 }
 ODD: Mapping[str, Callable[[], Network]] = {
     "no hidden layer": lambda: mlp(),
@@ -77,6 +114,10 @@ ODD: Mapping[str, Callable[[], Network]] = {
     "layer that feeds nothing": idle,
     "unit and row without edges": bare,
 }
+
+
+PICTURES: Mapping[str, tuple[int, int, int]] = {"a picture": (1, 2, 5)}
+STATES: Mapping[str, Callable[[], OptimizerState]] = {"patched": lambda: patched()[1]}
 
 
 @functools.cache
@@ -90,4 +131,6 @@ def evidence(name: str) -> tuple[Network, Evidence]:
 
 def findings(name: str, grow: int = 30, trim: int = 8, key: str = "draw") -> Findings:
     network, seen = evidence(name)
-    return Findings(network, seen, grow, trim, lambda purpose: keyed(key, purpose))
+    state = STATES[name]() if name in STATES else None
+    draw = functools.partial(keyed, key)
+    return Findings(network, seen, grow, trim, draw, state=state, picture=PICTURES.get(name))

@@ -135,6 +135,14 @@ def test_a_small_network_may_always_grow_by_one_unless_growth_is_off():
     assert limit("fine", 1000, (1.0, 0.5, 0.0)) == 0
 
 
+@pytest.mark.parametrize(
+    ("epoch", "name", "allowed"), [(0.0, "coarse", 10), (49.9, "coarse", 10), (50, "medium", 50), (100, "fine", 200)]
+)
+def test_phases_may_begin_at_epochs_and_have_caps_of_their_own(epoch, name, allowed):
+    assert phase(0.9, epoch, (50.0, 100.0)) == name
+    assert limit(phase(0.9, epoch, (50.0, 100.0)), 7, (1.0, 0.5, 0.25), (10, 50, 200)) == allowed
+
+
 @pytest.mark.parametrize("text", ["{}", "[]", "3", "not json", '{"endowment":1,"best":0,"owed":3}',
                                   '{"endowment":-1,"best":0}', '{"endowment":1,"best":NaN}'])  # fmt: skip
 def test_a_broken_ledger_is_refused(text):

@@ -12,7 +12,7 @@ from linear_gaussian import Problem, network_with, refitted
 from proposing import NETWORKS, ODD, findings
 
 from search_spaces import surgery
-from search_spaces.actions import Connect, Insert, Narrow, Skip, Widen, from_json, to_json
+from search_spaces.actions import Connect, Insert, Skip, Widen, from_json, to_json
 from search_spaces.randomness import keyed
 from search_spaces.spaces import seed
 from tournaments.evidence import collect
@@ -44,10 +44,7 @@ def test_candidates_are_legal_and_cost_what_they_say(proposed):
 def test_candidates_keep_to_their_budget_and_give_reasons(proposed):
     seen, candidates = proposed
     for candidate in candidates:
-        assert candidate.cost <= seen.grow
-        # A unit goes as a whole, and idle units go with the edges.
-        gone = sum(len(a.slots) for a in candidate.actions if isinstance(a, Narrow))
-        assert -candidate.cost <= seen.trim or gone
+        assert -seen.trim <= candidate.cost <= seen.grow
         assert candidate.reason
         assert candidate.proposer in PROPOSERS
         assert math.isfinite(candidate.predicted)
@@ -73,11 +70,11 @@ def test_at_zero_step_what_is_added_keeps_the_function(proposed):
 
 
 @pytest.mark.parametrize("network", [*NETWORKS, *ODD])
-def test_nothing_to_spend_buys_nothing(network):
-    seen = findings(network, grow=0, trim=1)
-    candidates = [c for propose in PROPOSERS.values() for c in propose(seen)]
-    assert all(c.cost <= 0 for c in candidates)
-    assert {c.proposer for c in candidates} <= {"narrow", "disconnect", "rewire"}
+@pytest.mark.parametrize("trim", [0, 1])
+def test_nothing_to_spend_buys_nothing_and_what_may_not_go_stays(network, trim):
+    seen = findings(network, grow=0, trim=trim)
+    for name, propose in PROPOSERS.items():
+        assert all(-trim <= c.cost <= 0 for c in propose(seen)), name
 
 
 @pytest.mark.parametrize("grow", [1, 2, 3, 4, 5, 7])
@@ -87,7 +84,7 @@ def test_small_budgets_are_kept_to(grow):
         for propose in PROPOSERS.values():
             for candidate in propose(seen):
                 after, _ = surgery.apply(seen.network, candidate.actions)
-                assert after.count() - seen.network.count() == candidate.cost <= grow
+                assert -1 <= after.count() - seen.network.count() == candidate.cost <= grow
 
 
 def test_every_proposer_says_what_it_proposes_and_proposes_something():
@@ -98,7 +95,7 @@ def test_every_proposer_says_what_it_proposes_and_proposes_something():
 
 @pytest.mark.parametrize("network", [n for n in NETWORKS if "channel" in n])
 def test_channels_can_be_widened_and_narrowed(network):
-    seen = findings(network, grow=40)
+    seen = findings(network, grow=40, trim=60)
     sites = {(type(a).__name__, a.site) for p in PROPOSERS.values() for c in p(seen) for a in c.actions}
     for layer in (name for name in seen.places if name.startswith("channel")):
         assert ("Widen", layer) in sites

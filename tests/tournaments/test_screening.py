@@ -85,6 +85,8 @@ def test_every_candidate_that_did_not_earn_a_place_may_be_drawn():
 
 def test_one_idea_had_twice_takes_one_place():
     assert shortlist([GROWERS[0], GROWERS[0], GROWERS[1]], 3, 0.001, 0.0, keyed("s")) == [GROWERS[1], GROWERS[0]]
+    other = dataclasses.replace(GROWERS[1], proposer="another", reason="for another reason")
+    assert shortlist([GROWERS[0], GROWERS[1], other], 3, 0.001, 0.0, keyed("s")) == [GROWERS[1], GROWERS[0]]
 
 
 # --- steps

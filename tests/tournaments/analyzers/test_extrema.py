@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from tournaments.extrema import ENDS, extrema, share
+from tournaments.analyzers.extrema import ENDS, layer_extrema, share
 
 FUNCTIONS = {
     "relu": torch.relu,
@@ -31,7 +31,7 @@ def test_every_function_is_covered():
 
 @pytest.mark.parametrize("activation", ENDS)
 def test_units_at_an_end_are_found_and_a_healthy_one_is_not(activation):
-    found = extrema("hidden1", activation, layer(activation))
+    found = layer_extrema("hidden1", activation, layer(activation))
     assert found.dead.tolist() == [False, True, False]
     assert found.saturated.tolist() == [False, False, True]
     assert (found.units, found.extreme, found.samples, found.layer) == (3, 2, 2000, "hidden1")
@@ -39,15 +39,15 @@ def test_units_at_an_end_are_found_and_a_healthy_one_is_not(activation):
 
 
 def test_shares_are_counted_against_the_documented_ends():
-    relu = extrema("h", "relu", torch.tensor([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]]))
+    relu = layer_extrema("h", "relu", torch.tensor([[0.0, 1.0], [0.0, 2.0], [3.0, 0.0], [0.0, 1.0]]))
     assert relu.low.tolist() == [0.75, 0.25]
     assert relu.high.tolist() == [0.25, 0.75]
     assert relu.mean.tolist() == [0.75, 1.0]
-    tanh = extrema("h", "tanh", torch.tensor([[-0.95], [-0.89], [0.89], [0.91]]))
+    tanh = layer_extrema("h", "tanh", torch.tensor([[-0.95], [-0.89], [0.89], [0.91]]))
     assert (tanh.low[0], tanh.high[0]) == (0.25, 0.25)
-    sigmoid = extrema("h", "sigmoid", torch.tensor([[0.04], [0.06], [0.94], [0.96]]))
+    sigmoid = layer_extrema("h", "sigmoid", torch.tensor([[0.04], [0.06], [0.94], [0.96]]))
     assert (sigmoid.low[0], sigmoid.high[0]) == (0.25, 0.25)
-    gelu = extrema("h", "gelu", torch.nn.functional.gelu(torch.tensor([[-5.0], [-0.75], [1.9], [2.1]])))
+    gelu = layer_extrema("h", "gelu", torch.nn.functional.gelu(torch.tensor([[-5.0], [-0.75], [1.9], [2.1]])))
     assert (gelu.low[0], gelu.high[0]) == (0.25, 0.25)
 
 
@@ -55,25 +55,25 @@ def test_shares_are_counted_against_the_documented_ends():
 def test_a_relu_is_dead_below_one_active_sample_in_a_hundred(active, dead):
     activations = torch.zeros(1000, 1)
     activations[:active] = 1.0
-    assert extrema("h", "relu", activations).dead.tolist() == [dead]
+    assert layer_extrema("h", "relu", activations).dead.tolist() == [dead]
 
 
 @pytest.mark.parametrize(("active", "saturated"), [(950, False), (951, True), (1000, True)])
 def test_a_relu_is_saturated_above_ninety_five_active_in_a_hundred(active, saturated):
     activations = torch.zeros(1000, 1)
     activations[:active] = 1.0
-    assert extrema("h", "relu", activations).saturated.tolist() == [saturated]
+    assert layer_extrema("h", "relu", activations).saturated.tolist() == [saturated]
 
 
 def test_a_relu_that_is_seldom_active_is_neither():
     activations = torch.zeros(1000, 1)
     activations[:30] = 1.0
-    assert extrema("h", "relu", activations).extreme == 0
+    assert layer_extrema("h", "relu", activations).extreme == 0
 
 
 def test_a_tanh_that_only_switches_is_saturated():
     switch = torch.tensor([[-0.99], [0.99]]).repeat(50, 1)
-    found = extrema("h", "tanh", switch)
+    found = layer_extrema("h", "tanh", switch)
     assert found.saturated.tolist() == [True]
     assert found.dead.tolist() == [False]
 
@@ -81,7 +81,7 @@ def test_a_tanh_that_only_switches_is_saturated():
 def test_the_standard_error_is_binomial_and_never_zero():
     activations = torch.zeros(400, 2)
     activations[:100, 1] = 1.0
-    found = extrema("h", "relu", activations)
+    found = layer_extrema("h", "relu", activations)
     assert found.high_se[1] == pytest.approx(math.sqrt(0.25 * 0.75 / 400), rel=0.01)
     assert 0 < found.high_se[0] < 0.005
     draws = np.random.default_rng(0).binomial(400, 0.25, 4000) / 400
@@ -89,31 +89,31 @@ def test_the_standard_error_is_binomial_and_never_zero():
 
 
 def test_a_dead_unit_puts_out_its_mean():
-    found = extrema("h", "tanh", torch.full((100, 1), -0.97, dtype=torch.float64))
+    found = layer_extrema("h", "tanh", torch.full((100, 1), -0.97, dtype=torch.float64))
     assert found.dead[0]
     assert found.mean[0] == pytest.approx(-0.97)
 
 
 def test_the_share_is_over_all_layers():
-    findings = [extrema(name, name, layer(name)) for name in ("relu", "tanh")]
+    findings = [layer_extrema(name, name, layer(name)) for name in ("relu", "tanh")]
     assert share(findings) == (4, 6)
     assert share([]) == (0, 0)
 
 
 def test_a_layer_without_units_has_no_extrema():
-    assert extrema("h", "relu", torch.zeros(5, 0)).extreme == 0
+    assert layer_extrema("h", "relu", torch.zeros(5, 0)).extreme == 0
 
 
 def test_findings_are_frozen():
-    found = extrema("h", "relu", torch.zeros(5, 1))
+    found = layer_extrema("h", "relu", torch.zeros(5, 1))
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.layer = "other"
 
 
 @pytest.mark.parametrize(
     ("activation", "shape", "word"),
-    [("swish", (4, 2), "relu, gelu"), ("relu", (4,), "flatten"), ("relu", (0, 3), "samples by units")],
+    [("swish", (4, 2), "relu, gelu"), ("relu", (4,), "samples by units"), ("relu", (0, 3), "samples by units")],
 )
 def test_bad_input_is_named(activation, shape, word):
     with pytest.raises(ValueError, match=word):
-        extrema("h", activation, torch.zeros(shape))
+        layer_extrema("h", activation, torch.zeros(shape))

@@ -1,0 +1,165 @@
+"""Residual blocks: beside a link that stays as the identity path, a branch of two new layers, z + Vφ(Wφ(Ux + c) + d).
+
+U comes from a pool of units as `growing` makes them, aimed at the gradients where the branch comes back, and random
+ones; W and V by pursuit over what the pool puts out. So the branch may see what no single layer does, such as products
+of products. Only V carries anything at first: each unit of U has one edge to the far end as well, from value zero, by
+which it is whole as soon as it is made.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from search_spaces.actions import Insert, Spoke, Unit
+from tournaments.candidate import Candidate
+from tournaments.findings import Findings
+from tournaments.growing import (
+    LIVELY,
+    NOISE_POOL,
+    POOL,
+    RANDOM_UNITS,
+    ROWS,
+    bases,
+    centred_gram,
+    counts,
+    deepenable,
+    free_names,
+    noise_bound,
+)
+from tournaments.units import Pool, PooledUnit, make_pool, pick_units, promising, random_gates, seen_on, targets
+
+BETWEEN = 4
+"""A unit of the second layer reads at most so many of the first."""
+
+FIRST = 64
+"""So many units of the first layer's pool are offered to the second, half of them for what they gain alone."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """first, second: units of the two layers. fan_in: of U's units, between: of W's, fan_out: of V's."""
+
+    first: int
+    second: int
+    fan_in: int
+    between: int
+    fan_out: int
+
+    @staticmethod
+    def within(budget: int, units: int, columns: int, rows: int) -> Shape | None:
+        """About `units` units in all for the budget; None where it is too small for any."""
+        second = max(1, units // (1 + BETWEEN))
+        between = max(2, min(BETWEEN, units // second - 1))
+        first = second * between
+        fan_out = min(rows, max(1, budget // (2 * (first + second))))
+        # A unit of U has a bias and its edge to the far end beside its fan-in; one of W and V has a bias.
+        fan_in = min(columns, (budget - second * (between + 1 + fan_out)) // first - 2)
+        return Shape(first, second, fan_in, between, fan_out) if fan_in > 0 else None
+
+
+def residual(findings: Findings) -> list[Candidate]:
+    """A residual block beside a link that there is: two new layers in a row, the second fed by pursuit of the first."""
+    return [candidate for layer, source in deepenable(findings) for candidate in _block(findings, source, layer)]
+
+
+def _block(findings: Findings, source: str, layer: str) -> list[Candidate]:
+    """At most one candidate."""
+    stats, H = findings.statistics(layer), findings.features(source, layer)
+    G, f = stats.G, stats.f
+    A = centred_gram(findings, [source], [layer])
+    lively = torch.nonzero(A.diagonal() > LIVELY * A.diagonal().mean()).view(-1)
+    shape = Shape.within(findings.grow, max(counts(findings)), len(lively), G.shape[1])
+    some = slice(None, None, max(1, len(H) // ROWS))
+    if shape is None or float(H[some][:, lively].std(dim=0).max()) <= 1e-6:
+        return []
+    A, H_some = A[lively][:, lively], H[some][:, lively]
+    basis, basis_of_some = bases(findings, [layer], some)
+    phi = findings.network.nonlinearity
+    odd = bool(torch.allclose(phi(-torch.ones(1)), -phi(torch.ones(1))))
+
+    def search(gradients: Tensor, pool: int, random: int, rng: np.random.Generator) -> tuple[Pool, Pool]:
+        """Units of the first layer that the second may read, and a pool of units of the second, on some rows."""
+        aims = targets(gradients, f, pool, rng, random_gates(H_some, 16, rng))
+        every = torch.ones(len(lively), dtype=torch.bool, device=H.device)
+        first = make_pool(H_some, A, aims, shape.fan_in, phi, odd, every, random, rng)
+        alone = promising(first, basis_of_some, gradients, f, shape.fan_out, FIRST // 2)
+        lucky = torch.from_numpy(rng.permutation(first.outputs.shape[1])).to(H.device)
+        lucky = lucky[~torch.isin(lucky, alone)][: FIRST - len(alone)]
+        offered = torch.cat([alone, lucky])
+        some_outputs = first.outputs[:, offered]
+        chosen = Pool(first.columns[offered], first.weights[offered], first.bias[offered], some_outputs)
+        aims = targets(gradients, f, pool, rng, random_gates(some_outputs, 16, rng))
+        every = torch.ones(len(offered), dtype=torch.bool, device=H.device)
+        second = make_pool(some_outputs, _gram(some_outputs), aims, shape.between, phi, odd, every, random, rng)
+        return chosen, second
+
+    def best_of_noise() -> Tensor:
+        def gained(null: Tensor, rng: np.random.Generator) -> list[PooledUnit]:
+            _, second = search(null, NOISE_POOL, 0, rng)
+            return pick_units(second, basis_of_some, null, f, 1, 1, shape.fan_out)
+
+        bound = noise_bound(G[some], gained, findings.draw(f"noise of a residual block {source}>{layer}"))
+        return torch.tensor(bound * len(G[some]) / len(G))
+
+    first, second = search(G[some], POOL, RANDOM_UNITS, findings.draw(f"residual {source}>{layer}"))
+    best = promising(second, basis_of_some, G[some], f, shape.fan_out, FIRST)
+    first = seen_on(first, torch.arange(len(first.columns), device=H.device), H, lively, phi)
+    second = seen_on(second, best, first.outputs, torch.arange(len(first.columns), device=H.device), phi)
+    picked = pick_units(second, basis, G, f, 1, shape.second, shape.fan_out)
+    if not picked:
+        return []
+    noise = float(best_of_noise())
+    gains = [sum(u.gains) for u in picked]
+    names = free_names(findings, 2)
+    inner, outer = _units(source, layer, first, second, picked, names)
+    cost = sum(len(u.fan_in) + len(u.fan_out) + 1 for u in (*inner, *outer))
+    reason = f"{len(outer)} units of {len(inner)} features of {source} beside {source}>{layer}, two layers deeper"
+    actions = (Insert(names[0], layer, inner), Insert(names[1], layer, outer))
+    return [Candidate(actions, "residual", reason, cost, sum(max(g - noise, 0.0) for g in gains), sum(gains))]
+
+
+def _gram(H: Tensor) -> Tensor:
+    """(p, p) covariance of features (r, p), kept off singular."""
+    centred = H - H.mean(dim=0)
+    gram = centred.t() @ centred / len(H)
+    gram.diagonal().add_(1e-3 * gram.diagonal().mean())
+    return gram
+
+
+def _units(
+    source: str, layer: str, first: Pool, second: Pool, picked: list[PooledUnit], names: list[str]
+) -> tuple[tuple[Unit, ...], tuple[Unit, ...]]:
+    """Units of the two layers as data: those of the first pool that are read, and those of the second that were picked.
+
+    names: of the two layers.
+    """
+    read = sorted({int(j) for u in picked for j in second.columns[u.unit].tolist()})
+    slot = {number: i for i, number in enumerate(read)}
+    # Each unit of the first layer has its edge to the far end in the row that its reader feeds most.
+    row = {int(j): u.rows[0] for u in reversed(picked) for j in second.columns[u.unit].tolist()}
+    inner = tuple(
+        Unit(
+            tuple(Spoke(source, int(j), float(w)) for j, w in zip(*_spokes(first, number), strict=True)),
+            (Spoke(layer, row[number], 0.0),),
+            float(first.bias[number]),
+        )
+        for number in read
+    )
+    outer = tuple(
+        Unit(
+            tuple(Spoke(names[0], slot[int(j)], float(w)) for j, w in zip(*_spokes(second, u.unit), strict=True)),
+            tuple(Spoke(layer, r, v) for r, v in zip(u.rows, u.values, strict=True)),
+            float(second.bias[u.unit]),
+        )
+        for u in picked
+    )
+    return inner, outer
+
+
+def _spokes(pool: Pool, unit: int) -> tuple[list[int], list[float]]:
+    """Columns and weights of a unit's fan-in."""
+    return pool.columns[unit].tolist(), pool.weights[unit].tolist()
