@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -77,6 +76,7 @@ def resume(
             f"data: run {opened.name} learned from arrays in memory, which are not stored; "
             f"pass them again: evo.resume({str(folder)!r}, data=(X, y))"
         )
+    _plug_in(str(info["kind"]), config)
     task = _load(config, data if info["task"] == IN_MEMORY else None)
     if info.get("data_sha256", fingerprint(task)) != fingerprint(task):
         raise ConfigError(
@@ -114,6 +114,7 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
     checked = build(settings_of(config), named, settings)
     if in_memory != (checked.task == IN_MEMORY):
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
+    _plug_in(kind, checked)
     loaded = _load(checked, task if in_memory else None)
     folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded))
     try:
@@ -122,6 +123,14 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
         # Also when Ctrl-C came before the first decision: a folder without an event is no run.
         run_folder.discard(folder)
         raise
+
+
+def _plug_in(kind: str, config: Config) -> None:
+    """Loads the plug-ins, and checks that every mechanism that the config names is one, wherever it will be asked."""
+    from evo import plugins
+
+    plugins.load(config)
+    plugins.check(config, elsewhere=kind == "search" or config.workers > 0)
 
 
 def _load(config: Config, in_memory: Any) -> Task:
@@ -142,8 +151,12 @@ def _load(config: Config, in_memory: Any) -> Task:
 def _settled(config: Config, task: Task) -> Config:
     """The config as it must be read again later: on the same device, from whatever folder, on whatever machine."""
     path = config.data.path and str(Path(config.data.path).absolute())
-    data = config.data.model_copy(update={"path": path})
-    return config.model_copy(update={"device": str(task.splits["train"].x.device), "data": data})
+    start = config.network.start and str(Path(config.network.start).absolute())
+    data, network = (
+        config.data.model_copy(update={"path": path}),
+        config.network.model_copy(update={"start": start}),
+    )
+    return config.model_copy(update={"device": str(task.splits["train"].x.device), "data": data, "network": network})
 
 
 def _cautions(run: Run) -> Iterator[str]:
@@ -222,15 +235,11 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
 
 def _tidy(run: Run, config: Config) -> None:
     """One event file a network, and only the snapshots to be kept; a killed tidying is done again on resume."""
-    from evo import recorder
+    from evo import recorder, retention
 
     recorder.compact(run.folder)
-    if config.record.keep == "front":
-        last = run.events[run.events["kind"] == "snapshot"].groupby("network")["snapshot"].last()
-        kept = {*zip(run.front["network"], run.front["snapshot"], strict=True), *last.items()}
-        for home in (run.folder / "snapshots").glob("*/*"):
-            if (home.parent.name, home.name) not in kept:
-                shutil.rmtree(home)
+    if config.record.keep != "all" or config.record.keep_each is not None:
+        retention.tidy(run.folder, retention.kept(run.events, run.front, config.record))
 
 
 def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enough: Callable[[], bool]) -> None:

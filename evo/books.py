@@ -46,7 +46,7 @@ def books(events: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for network, life in events.groupby("network", sort=True):
-        told = life[~life["kind"].isin(["candidate", "choice"])]
+        told = life[~life["kind"].isin(["candidate", "choice", "analysis"])]
         steps = told[told["kind"].isin(["segment", "decision"])]  # the last row of a life repeats the sums
         known = told["information_nats"].dropna()
         birth = told.loc[told["kind"] == "started", "information_nats"].dropna()
@@ -124,7 +124,8 @@ def calibration(events: pd.DataFrame, confidence: float | None) -> Calibration:
 def history(events: pd.DataFrame, network: str) -> pd.DataFrame:
     """A network's life with those of its ancestors before it, up to the snapshots that were passed on.
 
-    Rows are those of the events without candidates; `life_step` counts training steps from the first ancestor's birth.
+    Rows are those of the events without candidates and analyses; `life_step` counts training steps from the first
+    ancestor's birth.
     """
     lives: list[pd.DataFrame] = []
     seen: set[str] = set()
@@ -132,7 +133,7 @@ def history(events: pd.DataFrame, network: str) -> pd.DataFrame:
     name: str | None = network
     while name is not None and name not in seen:
         seen.add(name)
-        life = events[(events["network"] == name) & ~events["kind"].isin(["candidate", "choice"])]
+        life = events[(events["network"] == name) & ~events["kind"].isin(["candidate", "choice", "analysis"])]
         saved = life.index[(life["kind"] == "snapshot") & (life["snapshot"] == until)]
         if until is not None:
             life = life.loc[: saved[-1]] if len(saved) else life.iloc[:0]

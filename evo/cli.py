@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evo import cli_instruments
+from evo.cli_ensemble import ensemble
+from evo.cli_recipes import recipes
 from evo.complaints import INTERRUPTED, complain, plainly
+from evo.mechanisms import mechanisms
 from evo.options import (
     Budget,
     ConfigFile,
@@ -25,6 +28,7 @@ from evo.options import (
     Name,
     Out,
     OutSetting,
+    Recipe,
     RunName,
     Seed,
     Set,
@@ -35,6 +39,7 @@ from evo.options import (
     read_budget,
     settings,
 )  # fmt: skip
+from evo.output import print_json, quiet_stdout
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -68,12 +73,12 @@ def main() -> None:
 @app.command()
 @plainly
 def grow(
-    task: Task = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None, out: OutSetting = None,
-    name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None, device: Device = None,
-    data: Data = None, target: Target = None, as_json: Json = False,
+    task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
+    out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
+    device: Device = None, data: Data = None, target: Target = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow one network on TASK."""
-    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task)
+    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe)
     from evo import api
 
     _carry_out(functools.partial(api.grow, config=wanted), as_json)
@@ -82,12 +87,12 @@ def grow(
 @app.command()
 @plainly
 def search(
-    task: Task = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None, out: OutSetting = None,
-    name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None, device: Device = None,
-    data: Data = None, target: Target = None, as_json: Json = False,
+    task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
+    out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
+    device: Device = None, data: Data = None, target: Target = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow a population of networks on TASK and print its Pareto front."""
-    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task)
+    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe)
     from evo import api
 
     _carry_out(functools.partial(api.search, config=wanted), as_json)
@@ -117,7 +122,7 @@ def runs(out: Out = Path("runs"), as_json: Json = False) -> None:
 
     rows = shown.all_runs(out)
     if as_json:
-        _print_json({"runs": rows})
+        print_json({"runs": rows})
     else:
         shown.print_runs(rows, out)
 
@@ -133,7 +138,7 @@ def show(
     """Show a run: front, growth history, lineage, decisions with reasons."""
     opened = _open(run, out)
     if as_json:
-        _print_json(opened.summary())
+        print_json(opened.summary())
         return
     from evo import show as shown
 
@@ -190,7 +195,7 @@ def predict(
     if output is not None:
         _write_table(table, output)
     if as_json:
-        _print_json({"predictions": json.loads(table.to_json(orient="records", double_precision=15))})
+        print_json({"predictions": json.loads(table.to_json(orient="records", double_precision=15))})
     elif output is None:
         table.to_csv(sys.stdout, index=False)
 
@@ -222,12 +227,19 @@ def config() -> None:
     print(to_yaml(Config()), end="")
 
 
+app.command()(ensemble)
+app.command()(recipes)
+app.command()(mechanisms)
+for command, instrument in cli_instruments.COMMANDS.items():
+    app.command(command)(instrument)
+
+
 def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
     """Runs it with its progress on standard error, then prints the front, or the JSON object alone."""
     from evo import progress
 
     begun: dict[str, Any] = {}
-    with progress.to_stderr() as display, _quiet_stdout() if as_json else contextlib.nullcontext():
+    with progress.to_stderr() as display, quiet_stdout() if as_json else contextlib.nullcontext():
 
         def told(update: progress.Update) -> None:
             if update.get("stage") == "start":
@@ -241,7 +253,7 @@ def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
                 err.add_note(f"go on with `evo resume {_shortest(begun['run'])}`")
             raise
     if as_json:
-        _print_json(done.summary())
+        print_json(done.summary())
         return
     from evo import show as shown
 
@@ -265,20 +277,6 @@ def _open(run: str, out: Path) -> Run:
     return Run.open(run_folder.find(run, out))
 
 
-@contextlib.contextmanager
-def _quiet_stdout() -> Iterator[None]:
-    """Whatever a library prints meanwhile goes to standard error, from C and from child processes too."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
 def _write_table(table: pd.DataFrame, path: Path) -> None:
     """As .csv or .parquet, whole or not at all."""
     draft = path.with_name(f".{path.name}")
@@ -290,7 +288,3 @@ def _write_table(table: pd.DataFrame, path: Path) -> None:
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    print(json.dumps(content, allow_nan=False), flush=True)

@@ -57,6 +57,17 @@ class NetworkConfig(Section):
     hidden: tuple[Count, ...] = Field(default=(8,), description="hidden units of the seed, layer by layer")
     density: float = Field(default=0.1, gt=0.0, le=1.0, description="share of each matrix that the seed connects")
     activation: Literal["relu", "gelu", "tanh", "sigmoid"] = Field(default="relu", description="of every hidden unit")
+    wiring: Literal["even", "uniform"] = Field(
+        default="even",
+        description="even: every unit gets an input and an output; uniform: edges drawn alike, no promise",
+    )
+    initial: Literal["he", "lsuv", "xor"] = Field(
+        default="he",
+        description="he: by fan-in; lsuv: unit variance, measured; xor: the first layer detects pairs of bits",
+    )
+    start: str | None = Field(
+        default=None, description="snapshot folder to take weights from, by matching names; what matched is told"
+    )
 
 
 class TrainingConfig(Section):
@@ -78,6 +89,16 @@ class TrainingConfig(Section):
     )
     clip_norm: float = Field(default=1.0, gt=0, description="of the whole gradient")
     warmup: int = Field(default=20, ge=0, description="steps over which a fresh slot's update ramps up")
+    rates: str = Field(
+        default="uniform", description="update scale of each element: a rule, or several as 'age * density'"
+    )
+    rates_every: int = Field(default=100, ge=1, description="steps after which the update scales are computed anew")
+    quantise_every: int = Field(
+        default=0, ge=0, description="every n-th step sees weights rounded to int8, straight-through; 0: none"
+    )
+    scales: tuple[Count, ...] = Field(
+        default=(), description="progressive resolution: blocks of so many pixels, coarse first, as [4, 2, 1]"
+    )
     patience: int | None = Field(
         default=None, ge=1, description="cycles without a better information after which to stop"
     )
@@ -86,8 +107,20 @@ class TrainingConfig(Section):
 class GrowthConfig(Section):
     cycles: int = Field(default=16, ge=1, description="train-then-decide rounds in a life")
     settle: Fraction = Field(default=0.1, description="last share of the life in which only training goes on")
+    proposers: tuple[str, ...] = Field(
+        default=("connect", "skip", "widen", "channels", "insert", "clone", "drawn", "narrow", "disconnect", "rewire"),
+        description="who proposes candidates; `evo mechanisms` lists all",
+    )
+    analyzers: tuple[str, ...] = Field(
+        default=(),
+        description="whose findings are recorded at every decision: extrema, flow, gradients, graph, homology",
+    )
     triggers: str = Field(
-        default="always", description="'always', or names joined by 'or'/'and': plateau, spike, extrema"
+        default="always", description="'always', or names joined by 'or'/'and', as 'plateau or spike'"
+    )
+    every: int = Field(default=1, ge=1, description="cycles between two growths for the trigger schedule")
+    until: Literal["end", "no_extrema"] = Field(
+        default="end", description="when a life stops: end, of its steps; no_extrema: no unit is dead or saturated"
     )
     stake: Fraction = Field(default=0.5, description="parameters a candidate may add, as a share of those present")
     trim: Fraction = Field(default=0.12, description="parameters a candidate may remove, as a share of those present")
@@ -95,16 +128,19 @@ class GrowthConfig(Section):
     false_alarm: float = Field(
         default=0.01, gt=0, lt=0.5, description="rate at which the spike trigger fires on pure noise"
     )
+    window: int = Field(
+        default=960, ge=96, le=960, description="latest steps that the triggers plateau and spike look at"
+    )
 
     @field_validator("triggers")
     @classmethod
-    def _known_triggers(cls, text: str) -> str:
+    def _readable_triggers(cls, text: str) -> str:
         words = text.split()
-        names, joints = words[::2], words[1::2]
-        known = {"plateau", "spike", "extrema"}
-        if words != ["always"] and not (len(words) % 2 and set(names) <= known and set(joints) <= {"or", "and"}):
+        names, joints = set(words[::2]), set(words[1::2])
+        readable = len(words) % 2 == 1 and joints <= {"or", "and"} and not names & {"or", "and", "always"}
+        if words != ["always"] and not readable:
             raise ValueError(
-                f"growth.triggers: expected 'always', or plateau, spike, extrema joined by 'or'/'and', got {text!r}; "
+                f"growth.triggers: expected 'always', or names of triggers joined by 'or'/'and', got {text!r}; "
                 "write for example growth.triggers: plateau or spike"
             )
         return text
@@ -123,6 +159,10 @@ class TournamentConfig(Section):
     jitter: Fraction = Field(
         default=0.1, description="share of each batch that every arm draws for itself, NoChange too"
     )
+    average: Fraction = Field(
+        default=0.0,
+        description="share of a rung, its end, over which weights are averaged to be judged; 0: as they stand",
+    )
     placebo_every: int = Field(default=4, ge=0, description="every n-th tournament carries a second NoChange; 0: none")
     evidence_samples: int = Field(default=2048, ge=64, description="training samples of the evidence pass")
     random_share: Fraction = Field(
@@ -131,10 +171,23 @@ class TournamentConfig(Section):
 
 
 class EconomyConfig(Section):
+    policy: Literal["nats", "spike", "correct", "proportional"] = Field(
+        default="nats",
+        description="what earns credits: new highs of held-out information; or gradient spikes; or held-out hits",
+    )
+    caps: tuple[Count, Count, Count] | None = Field(
+        default=None, description="largest growth an event in parameters, coarse, medium, fine, as [10, 50, 200]"
+    )
+    phases: tuple[Positive, Positive] | None = Field(
+        default=None, description="epochs at which medium and fine begin, as [50, 100]; empty: thirds of the life"
+    )
     endowment: float = Field(default=0.5, ge=0, description="nats of credit at birth")
     price: float = Field(default=0.004, gt=0, description="of a parameter at birth, in units of ln(N)/2N nats")
     final_price: float = Field(default=0.2, gt=0, description="the same at the end of life; it rises geometrically")
     cooldown: int = Field(default=0, ge=0, description="cycles of training alone after each growth")
+    cooldown_epochs: float = Field(
+        default=0.0, ge=0, description="or so many epochs, in whole cycles; the longer of the two holds"
+    )
     limits: tuple[Positive, Positive, Positive] = Field(
         default=(1.0, 0.5, 0.25),
         description="largest growth an event, as shares of the parameters: coarse, medium, fine",
@@ -173,9 +226,12 @@ class SearchConfig(Section):
 class RecordConfig(Section):
     mlflow: bool = Field(default=True, description="mirror the events into MLflow")
     tracking_uri: str | None = Field(default=None, description="empty: sqlite in the folder of runs")
-    keep: Literal["all", "front"] = Field(
-        default="all", description="snapshots kept at the end: all, or those of the front and each network's last"
+    keep: Literal["all", "front", "scales"] = Field(
+        default="all",
+        description="snapshots kept at the end: all; the front's and each last; or at growth, >2% better, and by phase",
     )
+    keep_each: int | None = Field(default=None, ge=1, description="at most so many a network and phase, the best")
+    deltas: bool = Field(default=True, description="snapshots hold what changed since the one before, bit for bit")
 
 
 class Config(Section):
@@ -185,6 +241,9 @@ class Config(Section):
     workers: int = Field(default=0, ge=0, description="trial workers of each network; 0: in its own process")
     out: str = Field(default="runs", description="folder of runs")
     name: str | None = Field(default=None, description="of the run; empty: task and time")
+    plugins: tuple[str, ...] = Field(
+        default=(), description="Python modules to import first, which add to the registries of mechanisms"
+    )
     budget: float | None = Field(
         default=None, gt=0, description="seconds for the whole command; empty: until it is done"
     )

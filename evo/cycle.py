@@ -12,19 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from evo import traces
 from evo.data import Task
 from evo.decision import decide
 from evo.life import Life
 from evo.rows import choice_row, segment_row
-from evo.surroundings import Surroundings, information
-from evo.training import Session, Trained, batch_orders, cosine_rates, held_out_losses, predict
+from evo.surroundings import Surroundings, correct, information
+from evo.training import Moment, Session, Trained, batch_orders, cosine_rates, held_out_losses, predict
 from evo.trials import pack, unpack
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
-from tournaments import economy
+from tournaments import economy, series
 from tournaments.economy import Ledger
 from tournaments.objective import score
+from tournaments.policies import Seen
 
 WINDOW = 960
 PATIENCE_WITH_DIVERGENCE = 5
@@ -34,23 +36,31 @@ def born(around: Surroundings, network: Network) -> Life:
     """The life of a network that has not been trained here yet."""
     task = around.task
     now = information(task, held_out_losses(network, task.splits["growth"], task.kind))
-    ledger = Ledger(around.config.economy.endowment, max(now, 0.0))
-    return Life(0, 0, ledger, now, now, network.count(), best=now)
+    seen, policy = Seen(now, correct(around, network)), around.policy
+    life = Life(0, 0, Ledger(0.0, 0.0), now, now, network.count(), best=now)
+    ledger = policy.open(around.config.economy.endowment, seen, around.terms(life))
+    figure = None if policy.figure is None else policy.figure(seen)
+    return dataclasses.replace(life, ledger=ledger, traces=traces.born(around.config, figure))
 
 
 def run_cycle(
     around: Surroundings, life: Life, network: Network, state: OptimizerState
 ) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
     """The next cycle, or the last stretch of training once all cycles are over."""
+    around = around.seen(life)
     last = life.cycle >= around.plan.cycles
     # Steps of tournaments that were not held are left to the last stretch, so that the cosine comes to its end.
     steps = max(around.plan.total - life.step, 0) if last else around.plan.segment
-    life, network, state, rows = _train(around, life, network, state, steps)
+    before = life
+    life, network, state, rows, trained = _train(around, life, network, state, steps)
     if last or life.done:
         life = dataclasses.replace(life, cycle=life.cycle + 1, done=True, reason=life.reason or "lived its whole life")
         return life, network, state, rows
-    life = dataclasses.replace(life, ledger=economy.tick(economy.earn(life.ledger, life.information)))
-    life, network, state, decided = decide(around, life, network, state)
+    assert trained is not None
+    life = traces.trained(around.config, life, trained.losses, trained.velocities)
+    seen = Seen(life.information, correct(around, network), _spikes(around, before, trained), network.count())
+    life = dataclasses.replace(life, ledger=economy.tick(around.policy.earn(life.ledger, seen)))
+    life, network, state, decided = decide(around, life, network, state, seen)
     life = dataclasses.replace(life, cycle=life.cycle + 1, peak=max(life.peak, network.count()))
     return _patience(around, life), network, state, rows + decided
 
@@ -73,9 +83,17 @@ def _patience(around: Surroundings, life: Life) -> Life:
     return life
 
 
+def _spikes(around: Surroundings, before: Life, trained: Trained) -> int:
+    """New spikes of the gradient variance, where they are worth something."""
+    if around.config.economy.policy != "spike":
+        return 0
+    norms = np.concatenate([before.norms, trained.norms])
+    return series.spikes(norms, len(trained.norms), before.step, traces.settings(around.config))
+
+
 def _train(
     around: Surroundings, life: Life, network: Network, state: OptimizerState, steps: int
-) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
+) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]], Trained | None]:
     """A segment of plain training. Where it diverges it is run again at half the rate; what was lost is said."""
     began = time.perf_counter()
     task, config = around.task, around.config
@@ -87,8 +105,9 @@ def _train(
         orders = batch_orders(len(train.x), steps, config.training.batch_size, rng)
         network, state = unpack(keep)
         rates = life.rate * cosine_rates(config.training, life.step, steps, around.plan.total)
-        session = Session(network, state, train, task.kind, config.training)
-        trained = session.run(orders, rates)
+        moment = Moment(life.step, around.plan.total, life.plateaus)
+        session = Session(network, state, train, task.kind, config.training, at=moment)
+        trained = session.run(orders, rates, traces.snapshots(config))
         state = session.close()
         held = held_out_losses(network, task.splits["growth"], task.kind)
         if not trained.diverged and bool(np.isfinite(held).all()):
@@ -100,14 +119,20 @@ def _train(
         rows.append(choice_row(around, life, said))
     else:
         network, state = unpack(keep)
-        return dataclasses.replace(life, done=True, reason="training diverged at every rate"), network, state, rows
+        return (
+            dataclasses.replace(life, done=True, reason="training diverged at every rate"),
+            network,
+            state,
+            rows,
+            None,
+        )
     now = information(task, held)
     gain = now - life.information
     life = _after_steps(life, trained, steps)
     life = dataclasses.replace(life, information=now, gain_training=life.gain_training + gain)
     rate = float(rates[-1]) if steps else None
     rows.append(segment_row(around, life, network, trained, gain, rate, time.perf_counter() - began))
-    return life, network, state, rows
+    return life, network, state, rows, trained
 
 
 def _after_steps(life: Life, trained: Trained, steps: int) -> Life:

@@ -14,51 +14,64 @@ from typing import Any
 
 import numpy as np
 
+from evo import resolution, traces
 from evo.life import Life
-from evo.rows import Bill, arm_row, decision_row
-from evo.surroundings import Surroundings, information
+from evo.rows import Bill, Day, analysis_rows, arm_row, decision_row
+from evo.surroundings import Surroundings, correct, information
 from evo.trials import Body, TrialRequest, TrialResult, pack, unpack
 from search_spaces import actions
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
 from tournaments import economy, screening, triggers
+from tournaments.analyzers import ANALYZERS
 from tournaments.candidate import Candidate
 from tournaments.evidence import Evidence, collect
-from tournaments.extrema import extrema, share
 from tournaments.findings import Findings
+from tournaments.policies import Seen
 from tournaments.proposals import PROPOSERS
 from tournaments.tournament import ArmLosses, Decision, hold
 
-TRIMMERS = frozenset({"narrow", "disconnect", "rewire"})
+TRIMMERS = frozenset({"narrow", "disconnect", "rewire", "magnitude", "remove", "rewire_forward"})
 """Proposers that take something away: off where nothing may be."""
 
 
 def decide(
-    around: Surroundings, life: Life, network: Network, state: OptimizerState
+    around: Surroundings, life: Life, network: Network, state: OptimizerState, seen: Seen
 ) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
-    """A tournament if there is reason and credit for one, and what it adopts."""
+    """A tournament if there is reason and credit for one, and what it adopts. seen: what has just earned credits."""
     began = time.perf_counter()
     config, task = around.config, around.task
     price = around.price(life)
+    day = Day(price, around.phase(life))
+    wanted = _room(around, life, network)
 
     @functools.cache
     def look() -> Evidence:
         fisher = keyed(config.seed, around.network, life.cycle, "fisher")
         return collect(network, around.evidence.x, around.evidence.y, task.kind, fisher)
 
-    fired, why = _triggered(around, life, network, look)
+    @functools.cache
+    def findings() -> Findings:
+        return _findings(around, life, network, state, look(), wanted)
+
+    rows = _analysed(around, life, look, findings)
+    life = traces.looked(config, life, network, look, _figure(around, seen))
+    fired, why = _triggered(around, life, network, look, wanted)
+    if config.growth.until == "no_extrema" and look().finite and not traces.extremes(network, look)[0]:
+        fired, why = False, "no unit is dead or saturated"
+        life = dataclasses.replace(life, done=True, reason=f"{why}, which growth.until waits for")
     candidates: list[Candidate] = []
     proposed = 0
     if fired and not look().finite:
         fired, why = False, f"{why}; but activations or gradients overflow, so nothing can be screened"
     if fired:
-        candidates, proposed = _candidates(around, life, network, look(), price)
+        candidates, proposed = _candidates(around, life, findings(), price)
         if not candidates:
             why = f"{why}; none of {proposed} candidates promised more than its price"
     if not candidates:
-        row = decision_row(around, life, network, price, "NoChange", why, 0, time.perf_counter() - began)
-        return life, network, state, [row]
+        row = decision_row(around, life, network, day, "NoChange", why, 0, time.perf_counter() - began)
+        return life, network, state, [*rows, row]
     placebo = config.tournament.placebo_every > 0 and life.tournaments % config.tournament.placebo_every == 0
     trials = _Trials(around, life, pack(network, state), candidates)
     decision = hold(
@@ -72,62 +85,81 @@ def decide(
         task.enumerated,
     )
     life = dataclasses.replace(life, tournaments=life.tournaments + 1)
-    rows = [arm_row(around, life, v, decision.arm, trials.bill(v.arm)) for v in decision.verdicts]
-    life, network, state, adopted = _adopt(around, life, network, state, decision, trials, candidates, price)
+    rows += [arm_row(around, life, v, decision.arm, trials.bill(v.arm)) for v in decision.verdicts]
+    life, network, state, adopted = _adopt(around, life, network, state, decision, trials, candidates)
     reason = f"{why}; {decision.reason} ({len(candidates)} of {proposed} candidates were trialled)"
     name = candidates[decision.arm - 1].name if decision.arm else "NoChange"
-    row = decision_row(around, life, network, price, name, reason, decision.arm, time.perf_counter() - began)
+    row = decision_row(around, life, network, day, name, reason, decision.arm, time.perf_counter() - began)
     return life, network, state, [*rows, {**row, **adopted}]
 
 
-def _triggered(around: Surroundings, life: Life, network: Network, look: Callable[[], Evidence]) -> tuple[bool, str]:
-    """Whether and why to hold a tournament now. look: makes the evidence, which costs a pass, where it is needed."""
+def _triggered(around: Surroundings, life: Life, network: Network, look: traces.Look, wanted: int) -> tuple[bool, str]:
+    """Whether and why to hold a tournament now."""
     if life.ledger.resting:
         return False, f"rests after growth, for {life.ledger.cooldown} cycles with this one"
-    expression = around.config.growth.triggers
-    extreme, units = _extremes(network, look()) if "extrema" in expression.split() else (0, 0)
-    history = triggers.History(np.array(life.losses), np.array(life.norms), extreme, units)
-    settings = triggers.Settings(false_alarm=around.config.growth.false_alarm)
-    firing = triggers.judge(expression, history, settings)
+    config = around.config
+    purse = functools.partial(_purse, around)
+    history = traces.history(config, life, network, look, wanted, purse)
+    firing = triggers.judge(config.growth.triggers, history, traces.settings(config))
     return firing.fired, firing.reason
 
 
-def _extremes(network: Network, evidence: Evidence) -> tuple[int, int]:
-    """(dead or saturated units, all hidden units). A channel is one unit, each position of a picture a sample of it."""
-    activation = str(network.blueprint().get("activation", "relu"))
-    hidden = {name: a for name, a in evidence.activations.items() if name != "input"}
-    return share(
-        extrema(name, activation, a.flatten(2).mT.flatten(0, 1) if a.dim() > 2 else a) for name, a in hidden.items()
-    )
+def _room(around: Surroundings, life: Life, network: Network) -> int:
+    """The most parameters that one event may add, were there credit for it."""
+    config, count = around.config, network.count()
+    allowed = economy.limit(around.phase(life), count, config.economy.limits, config.economy.caps)
+    return max(min(round(config.growth.stake * count), allowed, config.growth.max_parameters - count), 0)
 
 
-def _candidates(
-    around: Surroundings, life: Life, network: Network, evidence: Evidence, price: float
-) -> tuple[list[Candidate], int]:
-    """The survivors of the screening, their first steps searched, and how many were proposed."""
-    config = around.config
-    count = network.count()
-    phase = economy.phase(life.step / around.plan.total)
-    grow = min(
-        round(config.growth.stake * count),
-        economy.limit(phase, count, config.economy.limits),
-        economy.purse(life.ledger, price),
-        config.growth.max_parameters - count,
-    )
-    trim = max(1, round(config.growth.trim * count)) if config.growth.trim > 0 else 0
-    findings = Findings(
+def _purse(around: Surroundings, life: Life) -> int:
+    """The most that there is credit for."""
+    return around.policy.purse(life.ledger, around.terms(life))
+
+
+def _figure(around: Surroundings, seen: Seen) -> float | None:
+    """Whose highs earn credits; None where something else does."""
+    return None if around.policy.figure is None else around.policy.figure(seen)
+
+
+def _findings(
+    around: Surroundings, life: Life, network: Network, state: OptimizerState, evidence: Evidence, wanted: int
+) -> Findings:
+    config, count = around.config, network.count()
+    return Findings(
         network,
         evidence,
-        max(grow, 0),
-        trim,
+        min(wanted, _purse(around, life)),
+        max(1, round(config.growth.trim * count)) if config.growth.trim > 0 else 0,
         lambda purpose: keyed(config.seed, around.network, life.cycle, "propose", purpose),
         around.cache,
+        state,
+        life.step,
+        around.task.picture,
+        resolution.blocks(config.training.scales, life.cycle, around.plan.cycles),
     )
-    proposed = [c for name, propose in PROPOSERS.items() if trim or name not in TRIMMERS for c in propose(findings)]
-    open_ = [c for c in proposed if c.cost <= max(grow, 0) and _promising(c, price)]
+
+
+def _analysed(
+    around: Surroundings, life: Life, look: traces.Look, findings: Callable[[], Findings]
+) -> list[dict[str, Any]]:
+    """What the analyzers that the config lists find out, as rows, also where nothing is going to grow."""
+    listed = around.config.growth.analyzers
+    if not listed or not look().finite:
+        return []
+    analyses = [findings().analysis(ANALYZERS[name]) for name in ANALYZERS if name in listed]
+    return [row for analysis in analyses for row in analysis_rows(around, life, analysis)]
+
+
+def _candidates(around: Surroundings, life: Life, findings: Findings, price: float) -> tuple[list[Candidate], int]:
+    """The survivors of the screening, their first steps searched, and how many were proposed."""
+    config = around.config
+    # In the registry's order, so that a config's order changes nothing.
+    asked = [name for name in PROPOSERS if name in config.growth.proposers and (findings.trim or name not in TRIMMERS)]
+    proposed = [c for name in asked for c in PROPOSERS[name](findings)]
+    open_ = [c for c in proposed if c.cost <= findings.grow and _promising(c, price)]
     rng = keyed(config.seed, around.network, life.cycle, "shortlist")
     chosen = screening.shortlist(open_, config.tournament.candidates, price, config.tournament.random_share, rng)
-    return [screening.line_search(network, c, evidence) for c in chosen], len(proposed)
+    return [screening.line_search(findings.network, c, findings.evidence) for c in chosen], len(proposed)
 
 
 def _promising(candidate: Candidate, price: float) -> bool:
@@ -168,6 +200,9 @@ class _Trials:
                 rate=self.life.rate,
                 jitter=config.tournament.jitter,
                 training=config.training,
+                plateaus=self.life.plateaus,
+                average=config.tournament.average,
+                scale=resolution.next_scale(config.training.scales, self.life.cycle, self.around.plan.cycles),
             )
             for arm in arms
             for seed in range(config.tournament.seeds)
@@ -205,7 +240,6 @@ def _adopt(
     decision: Decision,
     trials: _Trials,
     candidates: Sequence[Candidate],
-    price: float,
 ) -> tuple[Life, Network, OptimizerState, dict[str, Any]]:
     """The first seed's fork of the winner takes over, with its training; the ledger is settled."""
     control = trials.results[0, 0]
@@ -218,24 +252,27 @@ def _adopt(
     delta = network.count() - before
     expected = candidates[decision.arm - 1].cost if decision.arm else 0
     assert delta == expected, f"{decision.reason}: cost was told as {expected}, but {delta} parameters came"
-    by_control = information(around.task, control.growth) - life.information
-    now = information(around.task, winner.growth)
+    by_control = information(around.task, control.as_is) - life.information
+    now = information(around.task, winner.as_is)
     by_fork = now - (life.information + by_control)
     grown = decision.arm != 0
-    ledger = economy.pay(life.ledger, delta, price, around.config.economy.cooldown) if grown else life.ledger
+    ledger, policy = life.ledger, around.policy
+    if grown:
+        ledger = policy.pay(ledger, delta, around.terms(life), around.config.economy.cooldown)
+    seen = Seen(now, correct(around, network))
     life = dataclasses.replace(
         life,
         step=life.step + trials.lived,
         information=now,
         gain_control=life.gain_control + by_control,
         gain_fork=life.gain_fork + by_fork,
-        ledger=economy.earn(ledger, now),
+        ledger=policy.earn(ledger, seen),
         losses=() if grown else life.losses,
         norms=() if grown else life.norms,
         spent=life.spent + spent - trials.lived,
     )
     return (
-        life,
+        traces.grown(around.config, life, _figure(around, seen)) if grown else life,
         network,
         state,
         {

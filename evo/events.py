@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 KINDS = (
     "started",  # a network was born (or inherited): its seed's shape and its settings
     "segment",  # training between two decisions
     "candidate",  # one arm of a tournament: prediction, measurement, verdict, reason
+    "analysis",  # one figure that an analyzer found before a decision
     "decision",  # what was adopted, and the books of the step
     "snapshot",  # a saved state with its validation figures: a point of the front
     "finished",  # the end of a life, and why
@@ -74,8 +75,17 @@ SCHEMA = pa.schema(
         _field("gain_training_nats", pa.float64(), "nats"),
         _field("gain_control_nats", pa.float64(), "nats"),
         _field("gain_fork_nats", pa.float64(), "nats"),
-        _field("credits_nats", pa.float64(), "nats, balance after this row"),
+        _field("phase", pa.string(), "coarse, medium or fine"),
+        _field("credits_nats", pa.float64(), "balance after this row, in credits_unit; nats where that is empty"),
+        _field("credits_unit", pa.string(), "what a credit of economy.policy is"),
         _field("price_nats", pa.float64(), "nats a parameter"),
+        # one figure of an analysis, at `site`
+        _field("analyzer", pa.string()),
+        _field("measure", pa.string()),
+        _field("value", pa.float64(), "as unit says"),
+        _field("value_se", pa.float64(), "as unit says; 0: exact"),
+        _field("unit", pa.string()),
+        _field("operations", pa.float64(), "multiply-adds or comparisons that the whole analysis took, about"),
         # training
         _field("train_loss", pa.float64(), "nats"),
         _field("gradient_norm", pa.float64()),

@@ -31,6 +31,9 @@ POINTS: tuple[str, ...] = (
     "snapshot.part",
     "snapshot.saved",
     "snapshot.committed",
+    # the snapshots that are left at the end
+    "retention.written",
+    "retention.removed",
     # the run as a whole
     "run.begin",
     "run.written",

@@ -7,7 +7,6 @@ a killed process had saved beyond them is done again, and comes out the same.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -18,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from evo import events, faults
-from evo.config import Config, ConfigError
+from evo.birth import seeded
+from evo.config import Config
 from evo.cycle import born, figures, run_cycle
 from evo.data import Task
 from evo.front import snapshot_folder
@@ -27,12 +27,15 @@ from evo.recorder import Recorder, read_table
 from evo.rows import settings_json
 from evo.surroundings import Surroundings
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
-from search_spaces import checkpoint
+from search_spaces import actions, checkpoint, deltas
 from search_spaces.checkpoint import CheckpointError
+from search_spaces.content import Content
+from search_spaces.deltas import Base, Slots
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
-from search_spaces.randomness import keyed
-from search_spaces.spaces import seed
+
+WHOLE_EVERY = 8
+"""Cycles from one snapshot that needs no other to the next, where `record.deltas` is on."""
 
 
 class Grower:
@@ -59,6 +62,7 @@ class Grower:
         self._recorder = Recorder(self.folder, network)
         self._lineage: list[str] = []
         self._peak_before = 0
+        self._base: Base | None = None
         self.life: Life
         self.body: Network
         self.state: OptimizerState
@@ -88,7 +92,10 @@ class Grower:
         if limit is not None and time.monotonic() - self._began > limit and self.cycle < plan.cycles:
             # Out of time: straight to the last stretch, where the rate falls to its end.
             self._around = dataclasses.replace(self._around, plan=plan.cut(self.cycle, self.life.step))
+        before = self.body
         self.life, self.body, self.state, rows = run_cycle(self._around, self.life, self.body, self.state)
+        if self._base is not None:
+            self._base = dataclasses.replace(self._base, slots=_followed(before, rows))
         found = self._commit(rows, time.perf_counter() - began)
         decision = next((r for r in rows if r["kind"] == "decision"), None)
         return {
@@ -113,31 +120,12 @@ class Grower:
 
     # --- beginnings
 
-    def _check_size(self) -> None:
-        """A seed that is larger than a network may ever get is refused before memory is taken for it."""
-        config = self.config
-        if config.network.family != "mlp":
-            return
-        sizes = [math.prod(self.task.shape), *config.network.hidden, self.task.outputs]
-        wanted = config.network.density * sum(p * q for p, q in itertools.pairwise(sizes))
-        if wanted > config.growth.max_parameters:
-            raise ConfigError(
-                f"network.hidden: {list(config.network.hidden)} at density {config.network.density:g} makes a seed of "
-                f"about {wanted:,.0f} parameters, growth.max_parameters allows {config.growth.max_parameters:,}; "
-                "write fewer units, a lower network.density, or a higher growth.max_parameters"
-            )
-
     def _be_born(self) -> None:
+        told: list[dict[str, Any]] = []
         if self.parent is None:
-            self._check_size()
-            self.body = seed(
-                self.config.network.model_dump(),
-                self.task.shape,
-                self.task.picture,
-                self.task.outputs,
-                keyed(self.config.seed, self.network, "seed"),
-            )
+            self.body, said = seeded(self.config, self.task, self.network, self._around.evidence.x)
             self.state = OptimizerState.fresh(self.body)
+            told = [events.row("choice", cycle=0, step=0, epoch=0.0, reason=said)] if said else []
         else:
             network, _, snapshot = self.parent.partition("/")
             found = checkpoint.load(snapshot_folder(self.folder, network, snapshot))
@@ -162,7 +150,7 @@ class Grower:
             information_nats=self.life.information,
             credits_nats=self.life.ledger.balance,
         )
-        self._commit([started], 0.0)
+        self._commit([started, *told], 0.0)
 
     def _newest(self) -> str | None:
         """Folder name of the newest committed snapshot."""
@@ -189,6 +177,8 @@ class Grower:
             )
         self._check_fit(found.network)
         self.body, self.state, self._lineage = found.network, found.state, found.lineage
+        if self.config.record.deltas:
+            self._base = Base(name, Content.of(self.body, self.state))
         self._to_device()
         try:
             self.life = Life.from_json(found.extra["life"])
@@ -224,6 +214,7 @@ class Grower:
                 step=self.life.step,
                 epoch=last["epoch"],
                 snapshot=name,
+                phase=self._around.phase(self.life),
                 blueprint=_json(self.body.blueprint()),
                 active_parameters=self.body.count(),
                 peak_parameters=self.life.peak,
@@ -260,7 +251,13 @@ class Grower:
             "preprocessing": self.task.preprocessing,
         }
         part = lambda _: faults.point("snapshot.part")  # noqa: E731
-        checkpoint.save(self._snapshots() / name, self.body, self.state, extra, self._lineage, part)
+        packed = self.config.record.deltas
+        # By the number of the cycle, so that a life that was killed and resumed leaves the same files.
+        base = None if self.life.cycle % WHOLE_EVERY == 0 else self._base
+        content = checkpoint.save(
+            self._snapshots() / name, self.body, self.state, extra, self._lineage, part, packed, base
+        )
+        self._base = None if content is None else Base(name, content)
         faults.point("snapshot.saved")
         stamp = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "generation": self.generation}
         self._recorder.commit([{**row, **stamp} for row in rows])
@@ -273,6 +270,18 @@ class Grower:
     def _run_here(self, parent: Body, requests: Any) -> list[TrialResult]:
         wanted: list[TrialRequest] = list(requests)
         return [run_trial(self.task, parent, request) for request in wanted]
+
+
+def _followed(before: Network, rows: list[dict[str, Any]]) -> Slots:
+    """Where each slot was before the cycle, as the adopted actions say.
+
+    It only makes the delta shorter: where the actions are not all that happened, slots count by their numbers.
+    """
+    chosen = [r["action_json"] for r in rows if r["kind"] == "candidate" and r["selected"] and r["action_json"]]
+    try:
+        return deltas.followed(before, [action for text in chosen for action in actions.from_json(text)])
+    except ValueError:
+        return {}
 
 
 def _json(value: Any) -> str:

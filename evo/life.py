@@ -49,6 +49,7 @@ class Life:
     information: nats on the deciding half, now. gains: sums of the books since birth (training, control, forks), nats.
     born: information at birth. peak: most parameters that it ever had. losses, norms: of every step since the last
     growth (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps of trials.
+    plateaus: so many were seen, where the update scales follow them. traces: JSON, what triggers remember.
     """
 
     cycle: int
@@ -69,6 +70,8 @@ class Life:
     best: float = float("-inf")
     done: bool = False
     reason: str = ""
+    plateaus: int = 0
+    traces: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Floats survive: Python writes the shortest decimal that reads back to the same bits."""

@@ -18,6 +18,7 @@ import ray
 import torch
 from ray import tune
 
+from evo import plugins
 from evo.config import Config
 from evo.pool import RayPool
 from evo.population import score
@@ -27,6 +28,7 @@ from evo.shipping import ShippedTask
 from evo.task import Task
 from evo.trials import TrialRunner
 from evo.workers import InProcess
+from search_spaces import checkpoint
 
 ORIGIN = "origin.json"
 
@@ -110,7 +112,7 @@ class NetworkTrial(tune.Trainable):
         """Copies the newest snapshot, which describes itself, and says which one it is."""
         network = self._network
         newest = _snapshots(self._common.folder, network)[-1]
-        shutil.copytree(self._common.folder / "snapshots" / network / newest, checkpoint_dir, dirs_exist_ok=True)
+        checkpoint.copy(self._common.folder / "snapshots" / network / newest, Path(checkpoint_dir))
         origin = {"parent": f"{network}/{newest}", "clock": self._clock()}
         Path(checkpoint_dir, ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
 
@@ -139,8 +141,10 @@ class NetworkTrial(tune.Trainable):
             parent, config = str(self._origin["parent"]), _remainder(config, int(self._origin["clock"]))
         begun = read_table(self._common.folder, network).slice(0, 1).to_pylist()
         if begun:
-            # A life that has begun keeps its settings, whoever suggested them.
-            config, parent = Config.model_validate_json(begun[0]["config"]), begun[0]["parent"]
+            # A life that has begun keeps its settings, whoever suggested them; how it is recorded is no part of them.
+            kept = Config.model_validate_json(begun[0]["config"])
+            config, parent = kept.model_copy(update={"record": config.record}), begun[0]["parent"]
+        plugins.check(config)
         self._config, self._parent = config, parent
         generation = int(birth["generation"])
         return self._common.begin(config, self._task, self._common.folder, network, generation, parent, self._runner)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,10 @@ Task = Annotated[
     typer.Argument(help="digits, mnist, parity:N, spirals or table (with --data and --target). Default: digits."),
 ]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML with settings, as `evo config` prints them.")]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="NAME", help="Settings for one way of growing; `evo recipes` lists them."),
+]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as a.b=c.")]
 Seed = Annotated[int | None, typer.Option(help="Every random number follows from it.")]
 Out = Annotated[Path, typer.Option(help="Folder of runs.")]
@@ -35,9 +40,13 @@ Within = Annotated[int | None, typer.Option("--max-parameters", help="The best n
 def settings(
     file: Path | None, assign: list[str] | None, seed: int | None, out: Path | None, name: str | None,
     workers: int | None, budget: str | None, epochs: float | None, device: str | None, data: Path | None,
-    target: str | None, task: str | None,
+    target: str | None, task: str | None, recipe: str | None = None, under: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """All that the command line says, as one layer of settings; options win over --set, and that over the file."""
+    """All that the command line says, as one layer: the recipe, over it the file, --set, and at last the options.
+
+    under: the command's own defaults, beneath all of these.
+    """
+    from evo import recipes
     from evo.settings import assignment, build, read_yaml
 
     limits = read_budget(budget)
@@ -48,7 +57,8 @@ def settings(
         "device": device, "data.path": data, "data.target": target, **limits,
     }  # fmt: skip
     given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
-    below = [{} if file is None else read_yaml(file), *map(assignment, assign or [])]
+    below = [under or {}, {} if recipe is None else recipes.read(recipe), {} if file is None else read_yaml(file)]
+    below += map(assignment, assign or [])
     # A file of columns can only be the table task, so that `evo grow --data my.csv --target y` says it all.
     if task is None and data is not None and data.suffix in (".csv", ".parquet"):
         given["task"] = "table"

@@ -13,6 +13,8 @@ from evo.surroundings import Surroundings
 from evo.training import Trained
 from search_spaces import actions
 from search_spaces.network import Network
+from tournaments.analysis import Analysis
+from tournaments.economy import Phase
 from tournaments.tournament import Verdict
 
 
@@ -92,8 +94,36 @@ def arm_row(around: Surroundings, life: Life, v: Verdict, adopted: int, bill: Bi
     )
 
 
+def analysis_rows(around: Surroundings, life: Life, analysis: Analysis) -> list[dict[str, Any]]:
+    """What an analyzer found out, one row a measure, each with the cost of all."""
+    return [
+        events.row(
+            "analysis",
+            cycle=life.cycle,
+            step=life.step,
+            epoch=epoch(around, life),
+            analyzer=analysis.analyzer,
+            site=found.site,
+            measure=found.name,
+            value=found.value,
+            value_se=found.se,
+            unit=found.unit,
+            operations=analysis.cost.operations,
+        )
+        for found in analysis.measures
+    ]
+
+
+@dataclass(frozen=True)
+class Day:
+    """What held when a decision was taken. price: nats a parameter."""
+
+    price: float
+    phase: Phase
+
+
 def decision_row(
-    around: Surroundings, life: Life, network: Network, price: float, action: str, reason: str, arm: int, seconds: float
+    around: Surroundings, life: Life, network: Network, day: Day, action: str, reason: str, arm: int, seconds: float
 ) -> dict[str, Any]:
     """What was decided, and the books of it. life, network: after adoption."""
     return events.row(
@@ -110,16 +140,17 @@ def decision_row(
         gain_control_nats=0.0,
         gain_fork_nats=0.0,
         trial_steps=0,
+        phase=day.phase,
         credits_nats=life.ledger.balance,
-        price_nats=price,
+        credits_unit=around.policy.unit,
+        price_nats=day.price,
         seconds=seconds,
     )
 
 
 def epoch(around: Surroundings, life: Life) -> float:
     """Epochs of the network's own life."""
-    samples = len(around.task.splits["train"].x)
-    return life.step * min(around.config.training.batch_size, samples) / samples
+    return around.epoch(life)
 
 
 def settings_json(config: Config) -> str:

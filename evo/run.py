@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
+    from evo.ensembles import Ensemble
     from evo.task import Task
     from search_spaces.checkpoint import Checkpoint
 
@@ -192,6 +194,18 @@ class Run:
         optional = ("accuracy", "r2", "test_information_nats", "test_accuracy", "test_r2")
         folder = fronts.snapshot_folder(self.folder, figures["network"], figures["snapshot"])
         return Entry(**{**dict.fromkeys(optional), **figures}, folder=folder)
+
+    def ensemble(
+        self,
+        members: Sequence[str] | None = None,
+        greedy: int | None = None,
+        test: bool = False,
+        task: Task | None = None,
+    ) -> Ensemble:
+        """Several snapshots as one predictor, with its figures against the best single one; see `evo.ensembles`."""
+        from evo.ensembles import ensemble
+
+        return ensemble(self, members, greedy, test, task)
 
     def plot(self, kind: str = "front") -> Figure:
         """A picture: front, growth, lineage, predictions or decisions."""

@@ -36,7 +36,7 @@ def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
     """
     faults.point("run.begin")
     out = Path(config.out)
-    wanted = _checked_name(config.name) if config.name is not None else _name_of(config.task)
+    wanted = checked_name(config.name) if config.name is not None else _name_of(config.task)
     parents_before = next(p for p in (out, *out.absolute().parents) if p.exists())
     out.mkdir(parents=True, exist_ok=True)
     draft = out / f".{wanted}.{os.getpid()}"
@@ -154,7 +154,7 @@ def git_revision() -> str | None:
         return None
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in ("mlflow.db", "mlartifacts"):
         raise ConfigError(
             f"name: expected up to 100 letters, digits, '.', '_' and '-', a letter or digit first, got {name[:110]!r}; "

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evo.plugins import Carried, bring, carried
 from evo.task import Split, Task, aligned
 from evo.trials import Body, TrialRequest, TrialResult
 
@@ -24,11 +25,15 @@ _NO_BODY = Body("", {}, {})
 
 @dataclass(frozen=True)
 class ShippedTask:
-    """outline: the task without its data. A pair of arrays that several splits share is held, and sent, once."""
+    """outline: the task without its data. A pair of arrays that several splits share is held, and sent, once.
+
+    plugins: what the process that works on it must load, as the first thing that it unpacks.
+    """
 
     outline: Task
     pairs: tuple[tuple[NDArray[Any], NDArray[Any]], ...]
     splits: Mapping[str, int]
+    plugins: Carried
 
     @staticmethod
     def of(task: Task) -> ShippedTask:
@@ -38,9 +43,10 @@ class ShippedTask:
         by_id = {id(split): split for split in task.splits.values()}
         pairs = tuple((_array(by_id[key].x), _array(by_id[key].y)) for key in seen)
         places = {name: seen[id(split)] for name, split in task.splits.items()}
-        return ShippedTask(dataclasses.replace(task, splits={}), pairs, places)
+        return ShippedTask(dataclasses.replace(task, splits={}), pairs, places, carried())
 
     def unpacked(self, device: torch.device) -> Task:
+        bring(self.plugins)
         made = [Split(_tensor(x, device), _tensor(y, device)) for x, y in self.pairs]
         return dataclasses.replace(self.outline, splits={name: made[at] for name, at in self.splits.items()})
 

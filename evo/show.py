@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from evo import books, run_folder
+from evo import books, run_folder, scale_table
 from evo.progress import sparkline, thinned
 from evo.report import failures, idle
 from evo.run import Run
@@ -106,7 +106,9 @@ def print_run(run: Run, network: str | None = None, to: Console | None = None) -
             to.print(Text("none was taken", style="dim"))
         if network is None and rows["network"].nunique() < len(names) and len(names) > 1:
             to.print(Text("those of others: --network NAME, or --network all", style="dim"))
+        _analyses(run, to)
         _trust(run, to)
+        _scales(run, to)
     for line in failures(run):
         to.print(_cell(line, "red"))
     for line in idle(run):
@@ -226,6 +228,30 @@ def _trust(run: Run, to: Console) -> None:
         lines.append(f"screening: {facts.predictions:,} predictions{rank}, median measured/predicted {facts.ratio:.2f}")
     for line in lines:
         to.print(_cell(line))
+
+
+def _analyses(run: Run, to: Console) -> None:
+    """What the analyzers found before each network's latest decision, where the config asks for any."""
+    rows = run.events[run.events["kind"] == "analysis"]
+    if not len(rows):
+        return
+    latest = rows[rows["cycle"] == rows.groupby("network")["cycle"].transform("max")]
+    _head(to, "Analyses, before the latest decision")
+    table = _table(["network", "#cycle", "analyzer", "site", "measure", "#value", "#±", "unit"])
+    for _, row in latest.iterrows():
+        named = [row["network"], _figure("cycle", row["cycle"]), row["analyzer"], row["site"], row["measure"]]
+        _add(table, [*named, f"{row['value']:.4g}", f"{row['value_se']:.2g}" if row["value_se"] else "", row["unit"]])
+    to.print(table)
+
+
+def _scales(run: Run, to: Console) -> None:
+    title, rows = scale_table.table(run)
+    _head(to, title)
+    if rows:
+        shown = _table(scale_table.HEADS)
+        for row in rows:
+            _add(shown, row)
+        to.print(shown)
 
 
 def _told(folder: Path) -> dict[str, Any]:

@@ -1,15 +1,17 @@
 """Training: one step over static tensors, with no host synchronisation, eager or captured as a CUDA graph.
 
-Only active elements are gathered, updated and put back, so the optimiser cannot move a masked weight. Every element has
-its own age: bias correction and warm-up count the updates that *it* has had. Where all ages agree, torch's fused AdamW
-does the update. Where they differ, it does so at the age of the majority, and the few others are then put where their
-own age says: the moments do not depend on it, so only their last step is taken again, from a table by (step, age).
+Only trained elements are gathered, updated and put back, so the optimiser cannot move a masked weight. Where
+`training.rates` names rules, their scales are computed anew at every `rates_every`-th step of the life. What these
+freeze is not gathered, updated or aged, and a parameter that is frozen altogether asks for no gradient, so that layers
+before the first trained one are not gone back through. Running statistics of a batch norm are no elements: they go on.
 
-n samples, b batch, k steps of a session, m active elements, o of them others, d distinct (age, scale) pairs.
+n samples, b batch, k steps of a session, m trained elements.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -17,27 +19,50 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.adamw import adamw
+from torch.func import functional_call
 
+from evo import learning_rates
+from evo.adam import Adam
+from evo.averaging import Average
+from evo.compact import Layout
 from evo.config import TrainingConfig
 from evo.data import Split
+from evo.learning_rate_setting import Setting
+from evo.quantisation import fake_quantise
+from evo.velocities import Velocities
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState
 from tournaments.objective import Kind, losses
 
-EPSILON = 1e-8
+WARM_STEPS = 3
+"""Eager steps before the first capture, as it asks for; one is enough where only the shapes have changed."""
 
 
 @dataclass(frozen=True)
 class Trained:
-    """losses: (k,) float64 nats, mean of each batch. norms: (k,) float64, gradient norm before clipping."""
+    """losses: (k,) float64 nats, mean of each batch. norms: (k,) float64, gradient norm before clipping.
+
+    velocities: (S−1, S−1) float64, Gram matrix of the trajectory, where one was asked for and the run was long enough.
+    average: of the last weights, by parameter name, where it was asked for.
+    """
 
     losses: NDArray[np.float64]
     norms: NDArray[np.float64]
+    velocities: NDArray[np.float64] | None = None
+    average: dict[str, Tensor] | None = None
 
     @property
     def diverged(self) -> bool:
         return not bool(np.isfinite(self.losses).all() and np.isfinite(self.norms).all())
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in a life a session begins: step of total, and how many plateaus there were."""
+
+    step: int = 0
+    total: int = 1
+    plateaus: int = 0
 
 
 def batch_orders(n: int, steps: int, batch: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -62,7 +87,11 @@ def cosine_rates(config: TrainingConfig, start: int, steps: int, total: int) -> 
 
 
 class Session:
-    """Training of one shape. Make one, `run` it, `close` it to get the optimiser state back; growth makes a new one."""
+    """Training of one shape. Make one, `run` it, `close` it to get the optimiser state back; growth makes a new one.
+
+    at: where in the life it begins; the rules of update scales, and the steps that see quantised weights, follow it.
+    Two sessions are one long one where the first ends at a step at which scales are computed anew.
+    """
 
     def __init__(
         self,
@@ -72,190 +101,189 @@ class Session:
         kind: Kind,
         config: TrainingConfig,
         capture: bool | None = None,
+        at: Moment = Moment(),
     ) -> None:
         self.network, self.state, self.data, self.kind, self.config = network, state, data, kind, config
+        self.moment = self.refreshed = at
         self.device = data.x.device
-        self.decay = config.weight_decay or 0.0
         self.capture = self.device.type == "cuda" if capture is None else capture
+        self.ruled = learning_rates.parse(config.rates) != (learning_rates.UNIFORM,)
         self.parameters = dict(network.named_parameters())
-        self.index: dict[str, Tensor | None] = {}
-        chosen = active(network)
-        for name, mask in chosen.items():
-            flat = mask.reshape(-1)
-            self.index[name] = None if bool(flat.all()) else flat.nonzero().reshape(-1)
-        self.theta = self._compact({k: p.detach() for k, p in self.parameters.items()})
-        self.first, self.second = self._compact(state.first), self._compact(state.second)
-        self.age, self.scale = self._compact(state.age), self._compact(state.scale)
-        self.pieces = dict(
-            zip(
-                self.parameters,
-                torch.split(self.theta, [self._size(name) for name in self.parameters]),
-                strict=True,
-            )
-        )
-        with torch.no_grad():
-            for name, p in self.parameters.items():
-                if self.index[name] is None:
-                    # A dense parameter lives in theta itself: the update needs no copy back.
-                    p.data = self.pieces[name].view(p.shape)
-        self.mature = self._mature_age()
-        self._split_ages()
+        self.active = active(network)
+        self.graphs: dict[bool, torch.cuda.CUDAGraph] = {}
+        self.warm = {False: 0, True: 0}
+        self._lay_out(self._scales(state))
         network.train()
 
-    def run(self, orders: NDArray[np.int64], rates: NDArray[np.float64]) -> Trained:
-        """Train through `orders` (k, b) at `rates` (k,). One host synchronisation, at the end."""
+    @property
+    def others(self) -> Tensor:
+        """(o,): trained elements whose age or scale is not the majority's."""
+        return self.adam.others
+
+    def run(
+        self, orders: NDArray[np.int64], rates: NDArray[np.float64], trajectory: int = 0, average: float = 0.0
+    ) -> Trained:
+        """Train through `orders` (k, b) at `rates` (k,). No host synchronisation but at the end, and where scales are
+        computed anew. trajectory: snapshots of the weights on the way, whose velocities are told. average: share of the
+        steps, the last of them, whose weights are averaged.
+        """
         steps = len(orders)
         self.orders = torch.from_numpy(np.ascontiguousarray(orders)).to(self.device)
         self.at = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.log = torch.zeros(steps, 2, device=self.device)
-        self.rates = torch.as_tensor(rates, dtype=torch.float32, device=self.device)
-        if len(self.others):
-            self._tables(rates)
-        if self.capture and steps > 3:
-            self._run_captured(steps)
-        else:
-            for _ in range(steps):
-                self._step()
-        self.age += steps
+        self.adam.begin(rates, self.at)
+        way, mean = Velocities(steps, trajectory, self.active), Average(steps, average)
+        stops = {*way.stops, *mean.stops}
+        refreshes = self._refreshes(steps)
+        segments = sorted({0, steps, *refreshes})
+        for start, stop in itertools.pairwise(segments):
+            if start in refreshes:
+                self._refresh(start, rates)
+            self.adam.prepare(start, stop)
+            cuts = sorted({start, stop, *(at for at in stops if start < at < stop)})
+            for first, last in itertools.pairwise(cuts):
+                way.look(first, self.parameters)
+                mean.look(first, self.parameters)
+                self._steps(first, last)
+            self.adam.lived(stop - start)
+        way.look(steps, self.parameters)
+        mean.look(steps, self.parameters)
+        self.moment = dataclasses.replace(self.moment, step=self.moment.step + steps)
         log = self.log.double().cpu().numpy()
-        return Trained(log[:, 0], log[:, 1])
+        self.graphs.clear()
+        return Trained(log[:, 0], log[:, 1], way.gram(), mean.weights())
 
     def close(self) -> OptimizerState:
         """The optimiser state in the parameters' shapes, as `run` left it. The parameters own their memory again."""
+        self._release()
+        return self._held()
+
+    # --- update scales
+
+    def _refreshes(self, steps: int) -> set[int]:
+        """Before which of the next steps scales are computed anew."""
+        if not self.ruled:
+            return set()
+        begin, every = self.moment.step, self.config.rates_every
+        return {i for i in range(-begin % every, steps, every) if begin + i != self.refreshed.step}
+
+    def _refresh(self, done: int, rates: NDArray[np.float64]) -> None:
+        """New scales for what is now. The layout changes only where other elements are frozen than before."""
+        if not bool(torch.isfinite(self.adam.theta).all()):
+            return  # Training has diverged: there is nothing to learn from its weights.
+        self.refreshed = dataclasses.replace(self.moment, step=self.moment.step + done)
+        state = self._held()
+        scales = self._scales(state)
+        if self.layout.same(self._trained(scales)):
+            self.adam.rescale(self.layout.compact(scales))
+            return
+        self._release()
+        self.state = state
+        self._lay_out(scales)
+        self.adam.begin(rates, self.at)
+
+    def _scales(self, state: OptimizerState) -> dict[str, Tensor]:
+        """By parameter name, factor on the update of each element: the rules' times the state's own."""
+        if not self.ruled:
+            return state.scale
+        epoch = len(self.data) / min(self.config.batch_size, len(self.data))
+        setting = Setting(self.network, state, self.refreshed, self.config, epoch)
+        return learning_rates.scales(self.config.rates, setting)
+
+    def _trained(self, scales: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: on & (scales[name] != 0) for name, on in self.active.items()}
+
+    # --- memory
+
+    def _lay_out(self, scales: dict[str, Tensor]) -> None:
+        """Trained elements into vectors; parameters that have none ask for no gradient."""
+        state = self.state
+        self.layout = layout = Layout(self.parameters, self.active, self._trained(scales))
+        theta = layout.compact({k: p.detach() for k, p in self.parameters.items()})
+        first, second, age, scale = (layout.compact(v) for v in (state.first, state.second, state.age, scales))
+        self.adam = Adam(theta, first, second, age, scale, self.config)
+        self.pieces = layout.pieces(theta)
         with torch.no_grad():
             for name, p in self.parameters.items():
-                if self.index[name] is None:
+                p.requires_grad_(name in self.pieces)
+                if name in self.pieces and layout.index[name] is None:
+                    # A dense parameter lives in theta itself: the update needs no copy back.
+                    p.data = self.pieces[name].view(p.shape)
+
+    def _release(self) -> None:
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.requires_grad_(True)
+                if name in self.pieces and self.layout.index[name] is None:
                     # A view into theta may be aligned otherwise than a loaded tensor, and a product differ in its bits.
                     p.data = p.data.clone()
-        return OptimizerState(
-            first=self._spread(self.first, self.state.first),
-            second=self._spread(self.second, self.state.second),
-            age=self._spread(self.age, self.state.age),
-            scale=self.state.scale,
-        )
 
-    # --- one step
+    def _held(self) -> OptimizerState:
+        spread, state, adam = self.layout.spread, self.state, self.adam
+        first, second = spread(adam.first, state.first), spread(adam.second, state.second)
+        return dataclasses.replace(state, first=first, second=second, age=spread(adam.age, state.age))
 
-    def _step(self) -> None:
+    # --- steps
+
+    def _steps(self, start: int, stop: int) -> None:
+        """Steps start … stop−1 of a run, captured where that was asked for and pays."""
+        every, begin = self.config.quantise_every, self.moment.step + 1
+        if self.adam.moved:
+            self.graphs.clear()
+            self.warm = {kind: min(steps, WARM_STEPS - 1) for kind, steps in self.warm.items()}
+            self.adam.moved = False
+        for i in range(start, stop):
+            quantised = every > 0 and (begin + i) % every == 0
+            if self.capture and len(self.orders) > WARM_STEPS:
+                self._captured(quantised)
+            else:
+                self._step(quantised)
+
+    def _captured(self, quantised: bool) -> None:
+        """Some eager steps on a side stream, as capture asks for, then one graph a kind of step, replayed."""
+        if quantised in self.graphs:
+            self.graphs[quantised].replay()
+            return
+        if self.warm[quantised] < WARM_STEPS:
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self._step(quantised)
+            torch.cuda.current_stream().wait_stream(side)
+            self.warm[quantised] += 1
+            return
+        self.graphs[quantised] = graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._step(quantised)
+        graph.replay()
+
+    def _step(self, quantised: bool = False) -> None:
         order = self.orders.index_select(0, self.at).view(-1)
         x, y = self.data.x.index_select(0, order), self.data.y.index_select(0, order)
-        loss = losses(self.kind, self.network(x), y).mean()
-        grads = torch.autograd.grad(loss, list(self.parameters.values()))
+        loss = losses(self.kind, self._outputs(x, quantised), y).mean()
+        names = self.layout.names
+        grads = torch.autograd.grad(loss, [self.parameters[name] for name in names]) if names else ()
         with torch.no_grad():
-            flat = [
-                g.reshape(-1) if index is None else g.reshape(-1).index_select(0, index)
-                for g, index in zip(grads, self.index.values(), strict=True)
-            ]
-            g = torch.cat(flat)
-            norm = torch.linalg.vector_norm(g)
-            g.mul_((self.config.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
-            before = self.theta.index_select(0, self.others) if len(self.others) else None
-            self._update(g)
-            if before is not None:
-                self._correct(before)
-            for name, index in self.index.items():
-                if index is not None:
-                    self.parameters[name].view(-1).index_copy_(0, index, self.pieces[name])
+            norm = torch.zeros_like(loss)
+            if names:
+                g = torch.cat([self.layout.flat(name, grad) for name, grad in zip(names, grads, strict=True)])
+                norm = torch.linalg.vector_norm(g)
+                g.mul_((self.config.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+                self.adam.step(g)
+                for name in names:
+                    index = self.layout.index[name]
+                    if index is not None:
+                        self.parameters[name].view(-1).index_copy_(0, index, self.pieces[name])
             self.log.index_copy_(0, self.at, torch.stack([loss.detach(), norm]).view(1, 2))
             self.at.add_(1)
 
-    def _update(self, g: Tensor) -> None:
-        """AdamW for all elements, as if each had the majority's age."""
-        adamw(
-            [self.theta],
-            [g],
-            [self.first],
-            [self.second],
-            [],
-            [self.clock],
-            fused=True,
-            amsgrad=False,
-            beta1=self.config.beta1,
-            beta2=self.config.beta2,
-            lr=self.rates.index_select(0, self.at).view(()),
-            weight_decay=self.decay,
-            eps=EPSILON,
-            maximize=False,
-        )
-
-    def _correct(self, before: Tensor) -> None:
-        """The step of the others, from where they stood (o,), at their own ages and scales."""
-        row = self.table.index_select(0, self.at).view(3, -1).index_select(1, self.which)
-        first, second = self.first.index_select(0, self.others), self.second.index_select(0, self.others)
-        denominator = second.sqrt_().mul_(row[1]).add_(EPSILON)
-        after = before.mul_(row[2]).addcdiv_(first.mul_(row[0]), denominator, value=-1.0)
-        self.theta.index_copy_(0, self.others, after)
-
-    def _tables(self, rates: NDArray[np.float64]) -> None:
-        """table: (k, 3, d) = rate·scale·ramp/(1−β₁^age), 1/√(1−β₂^age), 1−rate·decay·scale·ramp; which: (o,) into d."""
-        pairs = torch.stack([self.age.double(), self.scale.double()], dim=1)[self.others]
-        distinct, self.which = torch.unique(pairs, dim=0, return_inverse=True)
-        age, scale = distinct.cpu().numpy().T
-        t = age[None, :] + 1 + np.arange(len(rates))[:, None]
-        rate = rates[:, None] * scale[None, :] * np.minimum(t / max(self.config.warmup, 1), 1.0)
-        table = np.stack(
-            [
-                rate / (1 - self.config.beta1**t),
-                1 / np.sqrt(1 - self.config.beta2**t),
-                1 - rate * self.decay,
-            ],
-            axis=1,
-        )
-        self.table = torch.as_tensor(table, dtype=torch.float32, device=self.device)
-
-    def _run_captured(self, steps: int) -> None:
-        """Three eager steps on a side stream, as capture asks for, then one graph replayed."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                self._step()
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._step()
-        for _ in range(steps - 3):
-            graph.replay()
-
-    # --- compact form
-
-    def _size(self, name: str) -> int:
-        index = self.index[name]
-        return self.parameters[name].numel() if index is None else len(index)
-
-    def _compact(self, values: dict[str, Tensor]) -> Tensor:
-        """(m,): the active elements of every parameter, in order; a copy."""
-        parts = []
-        for name in self.parameters:
-            flat, index = values[name].reshape(-1), self.index[name]
-            parts.append(flat if index is None else flat.index_select(0, index))
-        return torch.cat(parts)
-
-    def _spread(self, compact: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
-        spread = {}
-        pieces = torch.split(compact, [self._size(name) for name in self.parameters])
-        for name, piece in zip(self.parameters, pieces, strict=True):
-            full, index = torch.zeros_like(like[name]), self.index[name]
-            if index is None:
-                full.view(-1).copy_(piece)
-            else:
-                full.view(-1).index_copy_(0, index, piece)
-            spread[name] = full
-        return spread
-
-    def _mature_age(self) -> int:
-        """The age from which a float32 bias correction is 1: no difference between older elements is left."""
-        slowest = max(self.config.beta1, self.config.beta2)
-        return max(self.config.warmup, math.ceil(math.log(2**-25) / math.log(slowest)) if slowest > 0 else 1)
-
-    def _split_ages(self) -> None:
-        """clock: the age of the largest group that is warmed up and not rescaled; others: (o,) elements outside it."""
-        grown = self.age.clamp(max=self.mature)
-        plain = (grown >= self.config.warmup) & (self.scale == 1)
-        ages, counts = torch.unique(grown[plain], return_counts=True)
-        major = int(ages[counts.argmax()]) if len(ages) else self.mature
-        self.clock = torch.tensor(float(major), device=self.device)
-        self.others = (~(plain & (grown == major))).nonzero().view(-1)
+    def _outputs(self, x: Tensor, quantised: bool) -> Tensor:
+        if not quantised:
+            outputs: Tensor = self.network(x)
+            return outputs
+        rounded = {name: fake_quantise(self.parameters[name]) for name in self.network.masks()}
+        seen: Tensor = functional_call(self.network, rounded, (x,))
+        return seen
 
 
 @torch.no_grad()

@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evo import averaging
 from evo.config import TrainingConfig
 from evo.data import Task
-from evo.training import Session, batch_orders, cosine_rates, held_out_losses, jittered
+from evo.resolution import at_scale
+from evo.training import Moment, Session, batch_orders, cosine_rates, held_out_losses, jittered
 from search_spaces import actions, surgery
 from search_spaces.families import FAMILIES
 from search_spaces.network import Network
@@ -45,7 +47,9 @@ class TrialRequest:
 
     actions: JSON, applied before training; empty for a fork that goes on from `start`. start: where an earlier rung of
     this fork stopped, None for the parent. step, steps, total: position in the life, for the learning rate, times
-    `rate`.
+    `rate`. plateaus: that the life has seen, for the update scales that follow them. scale: pixels along a side of the
+    blocks that pictures are seen in. average: share of the rung, its end, over which the weights are averaged before
+    they are measured.
     """
 
     key: tuple[int | str, ...]
@@ -60,16 +64,23 @@ class TrialRequest:
     rate: float
     jitter: float
     training: TrainingConfig
+    plateaus: int = 0
+    scale: int = 1
+    average: float = 0.0
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """growth, audit: (n,) float64 held-out losses in nats. body: the fork after training."""
+    """growth, audit: (n,) float64 held-out losses in nats, of the fork's averaged weights where these were asked for.
+
+    body: the fork after training. as_is: (n,) its losses on the growth data as it stands, which the books follow.
+    """
 
     arm: int
     seed: int
     growth: NDArray[np.float64]
     audit: NDArray[np.float64]
+    as_is: NDArray[np.float64]
     body: Body
     train_loss: float
     norm: float
@@ -96,7 +107,7 @@ def unpack(body: Body) -> tuple[Network, OptimizerState]:
     with torch.device("meta"):
         network = FAMILIES[blueprint["family"]].from_blueprint(blueprint)
     network.load_state_dict({k: t.clone() for k, t in body.weights.items()}, assign=True)
-    parts: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}, "age": {}, "scale": {}}
+    parts: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}, "age": {}, "scale": {}, "origin": {}}
     for key, tensor in body.optimizer.items():
         part, _, name = key.partition("/")
         parts[part][name] = tensor.clone()
@@ -106,6 +117,7 @@ def unpack(body: Body) -> tuple[Network, OptimizerState]:
 def run_trial(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
     """Edit, train, measure. A fork that turns non-finite is reported as diverged; it never raises for that."""
     began = time.perf_counter()
+    task = at_scale(task, request.scale)
     network, state = unpack(request.start if request.start is not None else parent)
     if request.actions:
         network, edited = surgery.apply(network, actions.from_json(request.actions), state)
@@ -120,19 +132,27 @@ def run_trial(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
         orders = jittered(
             orders, n, request.jitter, keyed(*request.key, "jitter", request.seed, request.rung, request.arm)
         )
-    session = Session(network, state, data, task.kind, request.training)
+    moment = Moment(request.step, request.total, request.plateaus)
+    session = Session(network, state, data, task.kind, request.training, at=moment)
     rates = request.rate * cosine_rates(request.training, request.step, request.steps, request.total)
-    trained = session.run(orders, rates)
+    trained = session.run(orders, rates, average=request.average)
     state = session.close()
-    growth = held_out_losses(network, task.splits["growth"], task.kind)
+    body, as_is = pack(network, state), held_out_losses(network, task.splits["growth"], task.kind)
+    growth = as_is
+    if trained.average is not None:
+        network, _ = unpack(body)
+        averaging.put(network, trained.average)
+        growth = held_out_losses(network, task.splits["growth"], task.kind)
     audit = held_out_losses(network, task.splits["audit"], task.kind)
-    diverged = trained.diverged or not bool(np.isfinite(growth).all() and np.isfinite(audit).all())
+    finite = all(bool(np.isfinite(losses).all()) for losses in (growth, audit, as_is))
+    diverged = trained.diverged or not finite
     return TrialResult(
         arm=request.arm,
         seed=request.seed,
         growth=growth,
         audit=audit,
-        body=pack(network, state),
+        as_is=as_is,
+        body=body,
         train_loss=float(trained.losses.mean()),
         norm=float(trained.norms.mean()),
         diverged=diverged,

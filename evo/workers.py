@@ -74,6 +74,7 @@ def lost(task: Task, parent: Body, request: TrialRequest, seconds: float) -> Tri
         arm=request.arm,
         seed=request.seed,
         growth=np.full(len(task.splits["growth"]), np.nan),
+        as_is=np.full(len(task.splits["growth"]), np.nan),
         audit=np.full(len(task.splits["audit"]), np.nan),
         body=parent if request.start is None else request.start,
         train_loss=float("nan"),

@@ -14,7 +14,9 @@ from evo.cycle import run_cycle
 from search_spaces.actions import Disconnect, Narrow, from_json
 from search_spaces.randomness import keyed
 from search_spaces.spaces import seed
+from tournaments.analyzers.extrema import hidden_extrema, share
 from tournaments.evidence import collect
+from tournaments.policies import Seen
 
 
 def proposers(rows: Rows) -> set[str]:
@@ -79,7 +81,7 @@ def test_what_overflows_is_not_screened() -> None:
         network.get_parameter("biases.hidden1")[0] = 1e25
         network.get_buffer("mask.hidden1>output")[:, 0] = 0
         network.get_parameter("links.hidden1>output")[:, 0] = 0
-    _, after, _, rows = decision.decide(around, life, network, state)
+    _, after, _, rows = decision.decide(around, life, network, state, Seen(life.information))
     assert after is network
     assert "overflow" in of_kind(rows, "decision")[0]["reason"]
 
@@ -91,6 +93,6 @@ def test_a_channel_is_one_unit_and_its_positions_are_samples() -> None:
         network.get_parameter("norms.channel1.bias")[1] = -100.0
     train = task.splits["train"]
     evidence = collect(network, train.x[:64], train.y[:64], task.kind, keyed(2))
-    extreme, units = decision._extremes(network, evidence)
+    extreme, units = share(hidden_extrema(network, evidence))
     assert units == 5
     assert 1 <= extreme < 5

@@ -122,6 +122,28 @@ def test_every_snapshot_stands_for_its_row(unbroken: Path) -> None:
         assert found.lineage == []
 
 
+def test_snapshots_are_deltas_from_the_one_before(unbroken: Path, tmp_path: Path) -> None:
+    home = unbroken / "snapshots" / "n000"
+    heads = {path.parent.name: json.loads(path.read_text()) for path in sorted(home.glob("*/blueprint.json"))}
+    assert [head["base"] for head in heads.values()] == [None, "000000", "000001", "000002", "000003"]
+    live(*made(**{"record.deltas": False}), tmp_path)
+    assert stable(unbroken).drop(columns="config").equals(stable(tmp_path).drop(columns="config"))
+    for name in heads:
+        packed, whole = (checkpoint.load(place / "snapshots" / "n000" / name) for place in (unbroken, tmp_path))
+        assert checkpoint.to_files(packed.network, packed.state, packed.extra) == checkpoint.to_files(
+            whole.network, whole.state, whole.extra
+        )
+    sizes = [sum(len(data) for data in saved(place).values()) for place in (unbroken, tmp_path)]
+    assert 3 * sizes[0] < sizes[1]
+
+
+def test_a_snapshot_that_needs_no_other_comes_every_so_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("evo.grower.WHOLE_EVERY", 2)
+    live(*made(), tmp_path)
+    paths = sorted((tmp_path / "snapshots" / "n000").glob("*/blueprint.json"))
+    assert [json.loads(path.read_text())["base"] for path in paths] == [None, "000000", None, "000002", None]
+
+
 # --- determinism and resuming
 
 
@@ -257,10 +279,28 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def plain(folder: Path) -> None:
+    """Writes a snapshot anew as plain files."""
+    found = checkpoint.load(folder)
+    checkpoint.save(folder, found.network, found.state, found.extra, found.lineage)
+
+
+@pytest.mark.parametrize("name", ["blueprint.json", "delta.safetensors"])
+@pytest.mark.parametrize("damaged", ["000001", "000003"])
+@pytest.mark.parametrize("how", [truncate, Path.unlink])
+def test_a_damaged_delta_or_its_base_is_told_by_name(copy: Path, name: str, damaged: str, how: Any) -> None:
+    cut(copy, 1)
+    how(copy / "snapshots" / "n000" / damaged / name)
+    with pytest.raises(CheckpointError, match=rf"{damaged}/{name}: ") as caught:
+        Grower(*made(), copy)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["blueprint.json", "weights.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("how", [truncate, Path.unlink])
 def test_a_damaged_snapshot_is_told_by_name(copy: Path, name: str, how: Any) -> None:
     cut(copy, 1)
+    plain(copy / "snapshots" / "n000" / "000003")
     damaged = copy / "snapshots" / "n000" / "000003" / name
     how(damaged)
     # One whole optimiser file less makes a checkpoint of a network that was never trained: here it must not pass.
@@ -271,6 +311,7 @@ def test_a_damaged_snapshot_is_told_by_name(copy: Path, name: str, how: Any) -> 
 
 @pytest.mark.parametrize("life", [None, {}, {"cycle": 1}, {"ledger": {}}])
 def test_a_snapshot_without_a_life_is_told(copy: Path, life: Any) -> None:
+    plain(copy / "snapshots" / "n000" / "000004")
     path = copy / "snapshots" / "n000" / "000004" / "state.json"
     extra = json.loads(path.read_text())
     extra.pop("life")
@@ -316,6 +357,44 @@ def test_the_data_of_another_task_is_told(copy: Path) -> None:
     config, task = made(task="spirals")
     with pytest.raises(CheckpointError, match="resume with the data that the run began with"):
         Grower(config, task, copy)
+
+
+# --- births
+
+
+def test_weights_of_another_run_start_a_seed_and_it_is_said(
+    unbroken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = unbroken / "snapshots" / "n000" / "000004"
+    known = checkpoint.load(source).network
+    size = dict(known.axis_sizes())["hidden1"]
+    grower = Grower(*made(**{"network.start": str(source), "network.hidden": [size + 2]}), tmp_path)
+    taken, given = (n.get_parameter("links.input>hidden1") for n in (grower.body, known))
+    assert torch.equal(taken[:size], given)
+    _, task = made()
+    x = task.splits["growth"].x
+    assert torch.allclose(grower.body(x), known(x), atol=1e-5), "units of its own leave the function as it was"
+    rows = read_events(tmp_path)
+    assert list(rows["kind"]) == ["started", "choice", "snapshot"]
+    assert "overlap in part" in rows["reason"].iloc[1]
+    assert rows["reason"].iloc[1] in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"network\.start: .* growth\.max_parameters allows 50; write a higher"):
+        Grower(
+            *made(**{"network.start": str(source), "growth.max_parameters": 50, "network.density": 0.01}),
+            tmp_path / "b",
+        )
+
+
+@pytest.mark.parametrize("initial", ["lsuv", "xor"])
+def test_other_initial_weights_reach_the_life(initial: str, tmp_path: Path) -> None:
+    settings = {"task": "parity:4", "data.limit": None, "network.density": 0.7, "network.hidden": [8, 4]}
+    grower = Grower(*made(**settings, **{"network.initial": initial}), tmp_path / initial)
+    plain = Grower(*made(**settings), tmp_path / "he")
+    first = "links.input>hidden1"
+    assert not torch.equal(grower.body.get_parameter(first), plain.body.get_parameter(first))
+    if initial == "xor":
+        with pytest.raises(ValueError, match=r"network\.initial: xor of 4 bits needs 4 units in hidden1"):
+            Grower(*made(**{**settings, "network.initial": "xor", "network.hidden": [3]}), tmp_path / "small")
 
 
 # --- other lives

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo import faults, recorder
-from evo.events import COLUMNS, SCHEMA, row
+from evo.events import COLUMNS, SCHEMA, SCHEMA_VERSION, row
 from evo.recorder import Recorder, RecordError, compact, networks, read_events, read_table
 
 ROOT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def test_rows_come_back_as_committed(tmp_path: Path) -> None:
     assert tuple(events.columns) == COLUMNS
     assert events.seq.tolist() == [0, 1, 2]
     assert set(events.network) == {"n000"}
-    assert set(events.schema_version) == {1}
+    assert set(events.schema_version) == {SCHEMA_VERSION}
     assert events.time.iloc[0] == 1.5  # a row's own clock stays, an empty one is filled
     assert (events.time.iloc[1:] > 1.5e9).all()
     assert set(events.pid) == {os.getpid()}
@@ -107,7 +107,7 @@ def test_a_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "events" / "n000-000000.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"schema_version": "99"}), path)
-    with pytest.raises(RecordError, match=r"n000-000000.parquet: expected event schema 1 or older, got 99"):
+    with pytest.raises(RecordError, match=r"n000-000000.parquet: expected event schema 2 or older, got 99"):
         read_events(tmp_path)
 
 
@@ -122,6 +122,24 @@ def test_columns_that_an_older_file_lacks_are_empty(tmp_path: Path) -> None:
     assert events.own_nats.isna().all()
     assert events.pid.isna().all()
     assert events.cycle.tolist() == [0, 0, 0]
+
+
+def test_a_run_begun_under_the_first_schema_goes_on(tmp_path: Path) -> None:
+    added = ["phase", "credits_unit", "analyzer", "measure", "value", "value_se", "unit", "operations"]
+    Recorder(tmp_path, "n000").commit(cycle(0))
+    path = tmp_path / "events" / "n000-000000.parquet"
+    table = pq.read_table(path).drop_columns(added)
+    ones = pa.array([1] * len(table), pa.int32())
+    table = table.set_column(table.column_names.index("schema_version"), "schema_version", ones)
+    pq.write_table(table.replace_schema_metadata({"schema_version": "1"}), path)
+    Recorder(tmp_path, "n000").commit([row("analysis", analyzer="extrema", measure="dead_share", value=0.5)])
+    for _ in range(2):
+        events = read_events(tmp_path)
+        assert tuple(events.columns) == COLUMNS
+        assert events.schema_version.tolist() == [1, 1, 1, SCHEMA_VERSION]
+        assert events[added].iloc[:3].isna().all(axis=None)
+        assert events.value.iloc[3] == 0.5
+        compact(tmp_path)
 
 
 @settings(max_examples=25, deadline=None)

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from fake_run import life, record_test, search, write
 from rich.console import Console
+from small_life import live, made
 
-from evo import show
+from evo import run_folder, show
 from evo.run import Run
 
 
@@ -104,6 +105,32 @@ def test_runs_are_listed_with_damaged_ones_among_them(tmp_path: Path) -> None:
     show.print_runs(rows, tmp_path, Console(file=stream, width=300))
     assert "good" in stream.getvalue()
     assert f"{rows[2]['validation_information_nats']:.3f}" in stream.getvalue()
+
+
+def test_uniform_update_scales_are_one_line(run: Run) -> None:
+    assert "Update scales: uniform, 1 for every element" in printed(run)
+
+
+def test_the_update_scale_of_every_layer_is_shown(tmp_path: Path) -> None:
+    config, task = made(**{"training.rates": "scaffold * freeze"})
+    folder, named = run_folder.create("grow", config.model_copy(update={"out": str(tmp_path), "name": "r"}))
+    live(named, task, folder)
+    run = Run.open(folder)
+    text = printed(run).partition("Update scales")[2]
+    last = run.events[(run.events["kind"] == "snapshot") & (run.events["network"] == "n000")]["snapshot"].iloc[-1]
+    assert f"of n000/{last}, scaffold * freeze" in text
+    rows = {line.split()[1]: line.split() for line in text.splitlines() if line.startswith(("hidden", "output"))}
+    assert set(rows) == dict(run.best.checkpoint.network.named_parameters()).keys()
+    assert rows["biases.hidden1"][2:] == ["0", "0", "0", "100%"], "frozen at the end of a life"
+    assert rows["biases.output"][2:] in (["0.01"] * 3 + ["0%"], ["0.1"] * 3 + ["0%"])
+
+
+def test_scales_that_cannot_be_known_are_said_so(tmp_path: Path) -> None:
+    rows = [life("n000", cycles=2)]
+    for rates, said in (("age", "n000"), ("ages", "write age")):
+        folder = write(tmp_path / rates, rows, config={"training": {"rates": rates}})
+        assert f"Update scales, {rates}: not known, as" in printed(Run.open(folder))
+        assert said in printed(Run.open(folder)).partition("Update scales")[2]
 
 
 def test_no_runs_is_said_with_what_to_do(tmp_path: Path) -> None:

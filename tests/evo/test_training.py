@@ -78,7 +78,7 @@ def train(
     network, orders_rates = copy.deepcopy(network), plan(steps, config)
     session = Session(network, state, split_of(), "classification", config)
     if correct_all:
-        session.others = torch.arange(len(session.theta))
+        session.adam.others = torch.arange(len(session.adam.theta))
     assert not session.run(*orders_rates).diverged
     return network, session.close(), session
 
@@ -175,7 +175,7 @@ def test_every_element_counts_its_own_updates_and_ramps_up_by_itself() -> None:
     state = aged(network, torch.tensor([0, 0, 1, 7, 30, 400, 5000]), scales=(0.25, 1.0, 2.0))
     trained, after, session = train(network, state, 25, MATURE)
     expected, first = by_element(network, state, 25, MATURE)
-    assert 0 < len(session.others) < len(session.theta)
+    assert 0 < len(session.others) < len(session.adam.theta)
     close(trained, expected)
     for name, mask in active(network).items():
         np.testing.assert_allclose(after.first[name][mask], first[name][mask.numpy()], rtol=2e-3, atol=1e-6)
@@ -201,12 +201,16 @@ def test_those_who_are_warmed_up_and_many_need_no_correction() -> None:
     young = aged(network, 19)
     assert len(train(network, young, 3, MATURE)[2].others) == network.count(), "a ramp is not over yet"
     rescaled = aged(network, 2500, scales=(0.5,))
-    assert len(train(network, rescaled, 3, MATURE)[2].others) == network.count(), "torch knows no scale"
+    session = train(network, rescaled, 3, MATURE)[2]
+    assert not len(session.others), "a scale that all have is the rate's"
+    assert session.adam.common == 0.5
+    rescaled.scale["biases.output"].fill_(0.25)
+    assert len(train(network, rescaled, 3, MATURE)[2].others) == 3
     few = aged(network, 100)
     few.age["biases.output"].fill_(60)
     session = train(network, few, 3, MATURE)[2]
     assert len(session.others) == 3
-    assert float(session.clock) == 103
+    assert float(session.adam.clock) == 103
 
 
 def test_a_fresh_slots_first_updates_are_small() -> None:
@@ -258,7 +262,8 @@ def test_a_scale_of_zero_freezes_to_the_bit_and_a_half_halves() -> None:
     state.scale[halved].fill_(0.5)
     trained, after, _ = train(network, state, 15, MATURE)
     assert torch.equal(trained.get_parameter(frozen), network.get_parameter(frozen))
-    assert torch.equal(after.scale[frozen], state.scale[frozen])
+    for part, (values, _) in after.parts().items():
+        assert torch.equal(values[frozen], state.parts()[part][0][frozen]), part
     one, _, _ = train(network, state, 1, MATURE.model_copy(update={"weight_decay": 0.0}))
     state.scale[halved].fill_(1.0)
     whole, _, _ = train(network, state, 1, MATURE.model_copy(update={"weight_decay": 0.0}))

@@ -165,6 +165,22 @@ def test_a_fork_that_diverges_is_reported(rate: float) -> None:
     assert found.growth.shape == (50,)
 
 
+def test_update_scales_follow_the_moment_of_the_life_and_its_plateaus() -> None:
+    task, parent = task_of(), parent_of()
+    frozen = TrainingConfig(batch_size=16, weight_decay=0.01, rates="freeze")
+    early, late = (run_trial(task, parent, request(training=frozen, step=step)) for step in (0, 300))
+    moved = lambda found: {k for k, t in found.body.weights.items() if not torch.equal(t, parent.weights[k])}  # noqa: E731
+    assert {k.rpartition(".")[0] for k in moved(early)} == {"links", "biases"}
+    assert moved(early) == {k for k in parent.weights if not k.startswith("mask.")}
+    assert moved(late) == {"links.hidden1>output", "biases.output"}
+    on = parent.weights["mask.input>hidden1"].bool()
+    assert set(late.body.optimizer["age/links.input>hidden1"][on].tolist()) == {100}
+    backing_off = TrainingConfig(batch_size=16, weight_decay=0.01, rates="backoff")
+    plain = run_trial(task, parent, request(training=TrainingConfig(batch_size=16, weight_decay=0.01), rate=0.25))
+    quarter = run_trial(task, parent, request(training=backing_off, plateaus=2))
+    assert same_bodies(plain.body, quarter.body)
+
+
 def test_a_body_is_unpacked_into_tensors_of_its_own() -> None:
     parent = parent_of()
     network, state = unpack(parent)
