@@ -81,7 +81,9 @@ class TrainingConfig(Section):
     final_rate: Fraction = Field(default=0.02, description="the cosine ends at this share of learning_rate")
     weight_decay: float | None = Field(default=None, ge=0, description="of AdamW; empty: as decay_epochs says")
     decay_epochs: float = Field(
-        default=25.0, gt=0, description="epochs over which AdamW's decay forgets a weight, at the full rate"
+        default=25.0,
+        gt=0,
+        description="epochs over which AdamW's decay forgets a weight, at the full rate; none for a whole table",
     )
     beta1: float = Field(default=0.9, ge=0, lt=1, description="of AdamW: how slowly it forgets gradients")
     beta2: float = Field(

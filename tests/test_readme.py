@@ -33,6 +33,15 @@ SHORT = {
     "record.mlflow": False,
 }
 
+# What makes an instrument's answer quick; what it says is tested elsewhere.
+INSTRUMENTS = {
+    "check": ["--set", "training.steps=1500"],  # a dense twin must learn something in it
+    "ladder": ["--seeds", "2", "--densities", "1,.1,.01", "--workers", "0"],
+    "rescue": ["--seeds", "2", "--mechanisms", "skip", "--workers", "0"],
+    "seed": ["--seeds", "1", "--workers", "0"],
+    "sweep": ["--seeds", "1", "--workers", "0"],
+}
+
 STAND_IN = """\
 #!{python}
 import sys
@@ -47,6 +56,8 @@ import pathlib, signal, subprocess, sys, time
 evo, words = [sys.executable, "-c", "from evo.cli import main; main()"], sys.argv[1:]
 if words[0] in ("grow", "search"):
     words += {settings!r}
+if words[0] in {instruments!r}:
+    words += ([] if words[0] == "check" else {settings!r}) + {instruments!r}[words[0]]
 if words[0] == "ui":
     words.append("--help")
 if words[:2] == ["grow", "digits"] and "long" in words:
@@ -78,7 +89,7 @@ def test_every_block_runs_and_leaves_what_it_promises(tmp_path: Path) -> None:
     settings = [word for key, value in SHORT.items() for word in ("--set", f"{key}={value}".replace("False", "false"))]
     for name in ("pip", "pytest"):
         _script(tools / name, STAND_IN.format(python=sys.executable, notes=str(notes), name=name))
-    _script(tools / "evo", COMMAND.format(python=sys.executable, settings=settings))
+    _script(tools / "evo", COMMAND.format(python=sys.executable, settings=settings, instruments=INSTRUMENTS))
     work = tmp_path / "work"
     work.mkdir()
     environment = {

@@ -24,8 +24,8 @@ class Usual:
 
 
 MNIST: Mapping[str, Any] = {
-    # Twelve decisions with longer trials, judged on averaged weights: the usual 60 steps are a twelfth of an epoch here,
-    # and show what an edge gains, not what a layer does. Growth may double a network that is short of everything.
+    # Twelve decisions with longer trials, judged on averaged weights: the usual 60 steps are a twelfth of an epoch, and
+    # show what an edge gains here, not what a layer does. Growth may double a network that is short of everything.
     "training.steps": 10_000,
     "growth.cycles": 12,
     "growth.stake": 1.0,

@@ -136,7 +136,8 @@ def _folder(request: Request, task: Task) -> Path:
     """A folder that holds this request, new or as an earlier command left it."""
     config, asked = request.config, request.to_json()
     out = Path(config.out)
-    usual = re.sub(r"[^A-Za-z0-9]+", "-", f"{request.kind}-{config.task}").strip("-")
+    words = [request.kind, str(request.options.get("group", "")), config.task]
+    usual = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(filter(None, words))).strip("-")
     wanted = usual if config.name is None else run_folder.checked_name(config.name)
     for attempt in range(1, ATTEMPTS if config.name is None else 2):
         folder = out / (wanted if attempt == 1 else f"{wanted}-{attempt}")
