@@ -23,11 +23,12 @@ import numpy as np
 import torch
 
 import evo
+from evo.batches import batch_orders, cosine_rates
 from evo.config import Config
 from evo.data import load_task
 from evo.settings import build
 from evo.surroundings import resolved
-from evo.training import Session, batch_orders, cosine_rates, predict
+from evo.training import Session, predict
 from search_spaces import surgery
 from search_spaces.actions import Disconnect, Edge
 from search_spaces.network import Network

@@ -24,12 +24,13 @@ import torch
 
 import evo
 from evo import grower as grower_module
+from evo.batches import batch_orders, cosine_rates
 from evo.config import Config
 from evo.data import load_task
 from evo.settings import build
 from evo.surroundings import Surroundings, resolved
 from evo.task import Task
-from evo.training import Session, batch_orders, cosine_rates
+from evo.training import Session
 from search_spaces import checkpoint, surgery
 from search_spaces.actions import Spoke, Unit, Widen
 from search_spaces.network import Network

@@ -18,11 +18,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
+from evo.batches import batch_orders, cosine_rates
 from evo.config import Config
 from evo.data import load_task
 from evo.surroundings import resolved
 from evo.task import Task
-from evo.training import Session, batch_orders, cosine_rates, held_out_losses
+from evo.training import Session, held_out_losses
 from search_spaces import surgery
 from search_spaces.actions import Connect, Edge, Skip, Spoke, Unit, Widen
 from search_spaces.network import Network

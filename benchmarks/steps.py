@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evo.batches import batch_orders, cosine_rates
 from evo.config import TrainingConfig
 from evo.task import Split
-from evo.training import Session, batch_orders, cosine_rates
+from evo.training import Session
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from evo import traces
+from evo.batches import batch_orders, cosine_rates
 from evo.data import Task
 from evo.decision import decide
 from evo.life import Life
 from evo.rows import choice_row, segment_row
 from evo.surroundings import Surroundings, correct, information
-from evo.training import Moment, Session, Trained, batch_orders, cosine_rates, held_out_losses, predict
+from evo.training import Moment, Session, Trained, held_out_losses, predict
 from evo.trials import pack, unpack
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState

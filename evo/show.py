@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from evo import books, run_folder, scale_table
+from evo import analysis_table, books, run_folder, scale_table
 from evo.progress import sparkline, thinned
 from evo.report import failures, idle
 from evo.run import Run
@@ -106,9 +106,11 @@ def print_run(run: Run, network: str | None = None, to: Console | None = None) -
             to.print(Text("none was taken", style="dim"))
         if network is None and rows["network"].nunique() < len(names) and len(names) > 1:
             to.print(Text("those of others: --network NAME, or --network all", style="dim"))
-        _analyses(run, to)
+        if found := analysis_table.table(run):
+            _listed("Analyses, before the latest decision", analysis_table.HEADS, found, to)
         _trust(run, to)
-        _scales(run, to)
+        title, scales = scale_table.table(run)
+        _listed(title, scale_table.HEADS, scales, to)
     for line in failures(run):
         to.print(_cell(line, "red"))
     for line in idle(run):
@@ -230,25 +232,10 @@ def _trust(run: Run, to: Console) -> None:
         to.print(_cell(line))
 
 
-def _analyses(run: Run, to: Console) -> None:
-    """What the analyzers found before each network's latest decision, where the config asks for any."""
-    rows = run.events[run.events["kind"] == "analysis"]
-    if not len(rows):
-        return
-    latest = rows[rows["cycle"] == rows.groupby("network")["cycle"].transform("max")]
-    _head(to, "Analyses, before the latest decision")
-    table = _table(["network", "#cycle", "analyzer", "site", "measure", "#value", "#±", "unit"])
-    for _, row in latest.iterrows():
-        named = [row["network"], _figure("cycle", row["cycle"]), row["analyzer"], row["site"], row["measure"]]
-        _add(table, [*named, f"{row['value']:.4g}", f"{row['value_se']:.2g}" if row["value_se"] else "", row["unit"]])
-    to.print(table)
-
-
-def _scales(run: Run, to: Console) -> None:
-    title, rows = scale_table.table(run)
+def _listed(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], to: Console) -> None:
     _head(to, title)
     if rows:
-        shown = _table(scale_table.HEADS)
+        shown = _table(heads)
         for row in rows:
             _add(shown, row)
         to.print(shown)

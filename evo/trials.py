@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evo import averaging
+from evo.batches import batch_orders, cosine_rates, jittered
 from evo.config import TrainingConfig
 from evo.data import Task
 from evo.resolution import at_scale
-from evo.training import Moment, Session, batch_orders, cosine_rates, held_out_losses, jittered
+from evo.training import Moment, Session, held_out_losses
 from search_spaces import actions, surgery
 from search_spaces.families import FAMILIES
 from search_spaces.network import Network

@@ -15,10 +15,11 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from evo import learning_rates
+from evo.batches import batch_orders, cosine_rates
 from evo.config import ConfigError, TrainingConfig
 from evo.learning_rate_setting import Factors, Setting
 from evo.learning_rates import RATES, describe, parse, scales
-from evo.training import Moment, Session, Trained, batch_orders, cosine_rates
+from evo.training import Moment, Session, Trained
 from search_spaces.families import Mlp
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState

@@ -15,8 +15,9 @@ from hypothesis.extra import numpy as arrays
 from torch import Tensor
 from torch.func import functional_call
 
+from evo.batches import batch_orders, cosine_rates
 from evo.quantisation import LEVELS, dequantise, fake_quantise, quantise, step_size
-from evo.training import Moment, Session, Trained, batch_orders, cosine_rates
+from evo.training import Moment, Session, Trained
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from evo.batches import batch_orders, cosine_rates, jittered
 from evo.config import TrainingConfig
 from evo.task import Split
-from evo.training import Session, batch_orders, cosine_rates, held_out_losses, jittered, predict
+from evo.training import Session, held_out_losses, predict
 from search_spaces.families import Convnet, Mlp
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState

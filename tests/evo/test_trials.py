@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from evo.batches import batch_orders, cosine_rates
 from evo.config import TrainingConfig
 from evo.task import Split, Task
-from evo.training import Session, batch_orders, cosine_rates, held_out_losses
+from evo.training import Session, held_out_losses
 from evo.trials import Body, TrialRequest, TrialResult, pack, run_trial, unpack
 from search_spaces import actions, surgery
 from search_spaces.actions import Narrow, Spoke, Unit, Widen

@@ -9,8 +9,9 @@ import pytest
 import torch
 from grown_networks import CONFIG, KINDS, grown_of, split_of
 
+from evo.batches import batch_orders, cosine_rates
 from evo.learning_rates import RATES
-from evo.training import Moment, Session, Trained, batch_orders, cosine_rates
+from evo.training import Moment, Session, Trained
 from evo.velocities import Velocities
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState

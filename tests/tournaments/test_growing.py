@@ -9,6 +9,7 @@ from proposing import NETWORKS, convnet, findings, mlp
 
 from search_spaces import surgery
 from search_spaces.actions import Insert, Widen
+from search_spaces.families import Mlp
 from search_spaces.network import Network
 from search_spaces.randomness import keyed
 from search_spaces.spaces import seed
@@ -16,7 +17,7 @@ from tournaments.candidate import Candidate
 from tournaments.channels import channels
 from tournaments.evidence import collect
 from tournaments.findings import Findings
-from tournaments.growing import clone, counts, drawn, insert, widen
+from tournaments.growing import clone, counts, deepenable, drawn, insert, insert_between, widen
 from tournaments.objective import losses, sampled
 from tournaments.proposals import PROPOSERS
 from tournaments.screening import line_search
@@ -154,3 +155,32 @@ def test_on_pure_noise_95_percent_of_the_channels_promise_nothing():
         ]
     assert len(scores) == 64
     assert np.mean(np.array(scores) > 0) <= 0.05 + 0.07
+
+
+def wired_uniformly() -> Findings:
+    """A seed below the cliff, whose units mostly lack an input or an output, with a skip from the input grown on it."""
+    network = Mlp(
+        [("input", 64), ("hidden1", 40), ("hidden2", 20), ("output", 3)],
+        [("input", "hidden1"), ("hidden1", "hidden2"), ("hidden2", "output"), ("input", "output")],
+    )
+    draw = keyed("uniform")
+    with torch.no_grad():
+        for name, mask in network.masks().items():
+            weight, on = network.get_parameter(name), network.get_buffer(mask)
+            share = 0.5 if name == "links.input>output" else 0.01
+            on.copy_(torch.from_numpy(draw.random(tuple(on.shape)) < share))
+            weight.copy_(torch.from_numpy(draw.standard_normal(tuple(on.shape))).float() * on)
+    x = torch.from_numpy(draw.standard_normal((600, 64))).float()
+    y = ((x[:, 0] * x[:, 1] > 0).long() + (x[:, 2] > 0).long()).clamp(max=2)
+    seen = collect(network, x, y, "classification", keyed("fisher"))
+    return Findings(network, seen, 100, 10, lambda purpose: keyed("draw", purpose))
+
+
+def test_units_are_as_large_as_the_live_ones_and_depth_lies_beside_a_skip_from_the_input():
+    seen = wired_uniformly()
+    assert counts(seen)[0] <= 4, "not a crowd of units with two inputs each, as all hidden units would make of it"
+    assert ("output", "input") in deepenable(seen)
+    assert ("hidden1", "input") not in deepenable(seen)
+    [candidate] = insert_between(seen, "input", "output")
+    assert isinstance(candidate.actions[0], Insert)
+    assert all(len(unit.fan_in) > 10 for unit in candidate.actions[0].units)
