@@ -5,8 +5,9 @@
 Rows: every proposer alone, and left out of the full set of all; every update scale, trigger and economy policy; a few
 options. Each row is lived in the same seeds, on the same splits, for the same work: training steps of the network's own
 line and of all its trials together are the same number to the step. What is compared is validation information per
-parameter, and information itself, paired by seeds with Student's 95% intervals; p-values are corrected over all rows
-of a task (Holm). Test accuracy stands beside and decides nothing.
+parameter, and information itself, paired by seeds with Student's 95% intervals, alone and for all rows at once
+(Bonferroni); p-values are corrected over all rows of a task, each figure a family of its own (Holm). Test accuracy
+stands beside and decides nothing.
 
 Every finished life is appended to OUT/jobs.jsonl at once, and the same command goes on from there: run it again, with
 any --budget, until it says that it is done. The table is written after each call, from whatever there is:
@@ -28,6 +29,7 @@ from typing import Any
 
 import torch
 from ablation_table import markdown
+from scipy import stats
 
 from evo import device, run_folder
 from evo.instruments.comparisons import Estimate, estimate, holm, paired
@@ -217,7 +219,18 @@ def _table(args: argparse.Namespace, shelf: Shelf, task: str, known: Mapping[str
         ps = [line[f"{figure}_gain"]["p"] for line in compared]
         for line, p in zip(compared, holm([math.nan if p is None else p for p in ps]), strict=True):
             line[f"{figure}_gain"]["holm"] = None if math.isnan(p) else p
+            line[f"{figure}_gain"]["reach_all"] = _simultaneous(
+                line[f"{figure}_gain"], len(line["seeds"]), len(compared)
+            )
     return lines
+
+
+def _simultaneous(gain: Mapping[str, Any], seeds: int, comparisons: int) -> float | None:
+    """Half the width of the interval that holds for all comparisons at once with 95% (Bonferroni)."""
+    if gain["high"] is None:
+        return None
+    wider = stats.t.ppf(1 - 0.025 / comparisons, seeds - 1) / stats.t.ppf(0.975, seeds - 1)
+    return float((gain["high"] - gain["mean"]) * wider)
 
 
 def _means(outcomes: Mapping[int, Outcome]) -> dict[str, Any]:

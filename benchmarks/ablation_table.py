@@ -19,7 +19,8 @@ def markdown(about: Mapping[str, Any], tables: Mapping[str, Sequence[Mapping[str
         f"{versions.get('torch')}, revision {str(about['git'])[:7]}.{'' if about['finished'] else ' **Unfinished.**'}",
         "",
         "*Per parameter*: validation information, millinats for each active parameter. Differences are paired by seed "
-        "against the row named, with Student's 95% intervals; *p* is two-sided and corrected over all rows of a task "
+        "against the row named, with Student's 95% intervals, and in brackets those that hold for all rows of a task "
+        "at once (Bonferroni); *p* is two-sided and corrected over all rows of a task, each figure a family of its own "
         "(Holm). In bold where p < .05. Test accuracy decides nothing.",
     ]
     for task, lines in tables.items():
@@ -52,7 +53,7 @@ def _difference(gain: Mapping[str, Any] | None, digits: int) -> list[str]:
     if gain["low"] is None:
         return [f"{gain['mean']:+.{digits}f}", ""]
     reach, p = gain["high"] - gain["mean"], gain["holm"]
-    told = f"{gain['mean']:+.{digits}f} ± {reach:.{digits}f}"
+    told = f"{gain['mean']:+.{digits}f} ± {reach:.{digits}f} (all: {gain['reach_all']:.{digits}f})"
     return [f"**{told}**" if p < 0.05 else told, f"{p:.3f}" if p >= 0.001 else f"{p:.0e}"]
 
 

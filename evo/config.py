@@ -126,6 +126,9 @@ class GrowthConfig(Section):
     )
     stake: Fraction = Field(default=0.5, description="parameters a candidate may add, as a share of those present")
     trim: Fraction = Field(default=0.12, description="parameters a candidate may remove, as a share of those present")
+    incoming: int | None = Field(
+        default=None, ge=1, description="new connections that may enter one unit at an event; empty: any number"
+    )
     max_parameters: int = Field(default=100_000, ge=1, description="never grow beyond")
     false_alarm: float = Field(
         default=0.01, gt=0, lt=0.5, description="rate at which the spike trigger fires on pure noise"

@@ -25,7 +25,7 @@ from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
 from tournaments import economy, screening, triggers
 from tournaments.analyzers import ANALYZERS
-from tournaments.candidate import Candidate
+from tournaments.candidate import Candidate, made
 from tournaments.evidence import Evidence, collect
 from tournaments.findings import Findings
 from tournaments.policies import Seen
@@ -136,6 +136,8 @@ def _findings(
         life.step,
         around.task.picture,
         resolution.blocks(config.training.scales, life.cycle, around.plan.cycles),
+        _connections(around, life),
+        config.growth.incoming,
     )
 
 
@@ -156,10 +158,25 @@ def _candidates(around: Surroundings, life: Life, findings: Findings, price: flo
     # In the registry's order, so that a config's order changes nothing.
     asked = [name for name in PROPOSERS if name in config.growth.proposers and (findings.trim or name not in TRIMMERS)]
     proposed = [c for name in asked for c in PROPOSERS[name](findings)]
-    open_ = [c for c in proposed if c.cost <= findings.grow and _promising(c, price)]
+    open_ = [c for c in proposed if c.cost <= findings.grow and _promising(c, price) and _within(around, life, c)]
     rng = keyed(config.seed, around.network, life.cycle, "shortlist")
     chosen = screening.shortlist(open_, config.tournament.candidates, price, config.tournament.random_share, rng)
     return [screening.line_search(findings.network, c, findings.evidence) for c in chosen], len(proposed)
+
+
+def _within(around: Surroundings, life: Life, candidate: Candidate) -> bool:
+    """Whether it makes no more connections than one event may, in all and into one unit, where that is limited."""
+    entering, most = made(candidate), around.config.growth.incoming
+    allowed = _connections(around, life)
+    if allowed is not None and entering.total() > allowed:
+        return False
+    return most is None or max(entering.values(), default=0) <= most
+
+
+def _connections(around: Surroundings, life: Life) -> int | None:
+    """How many connections an event may make where the phases have caps."""
+    e = around.config.economy
+    return None if e.caps is None else economy.limit(around.phase(life), 0, e.limits, e.caps)
 
 
 def _promising(candidate: Candidate, price: float) -> bool:

@@ -25,7 +25,8 @@ class Findings:
     grow, trim: parameters that a candidate may add, or take away. draw: a generator by purpose, so that one proposer's
     draws do not depend on another's. state: ages and origins of all elements, where they are known, at `step` of the
     life. picture: (channels, height, width) of an input, where it is one; blocks: sides of the blocks of pixels that
-    coarse pictures were made of before, and are now.
+    coarse pictures were made of before, and are now. connections, incoming: that a candidate may make at most, in all
+    and into one unit; None for any number.
     """
 
     def __init__(
@@ -40,10 +41,13 @@ class Findings:
         step: int = 0,
         picture: tuple[int, int, int] | None = None,
         blocks: tuple[int, int] = (2, 1),
+        connections: int | None = None,
+        incoming: int | None = None,
     ) -> None:
         self.network, self.evidence, self.grow, self.trim, self.draw = network, evidence, grow, trim, draw
         self.state, self.step = state, step
         self.picture, self.blocks = picture, blocks
+        self.connections, self.incoming = connections, incoming
         self.places = {p.layer: p for p in network.places()}
         self._cache = cache or GramCache()
         self._statistics: dict[str, PlaceStatistics] = {}

@@ -176,14 +176,15 @@ def new_units(
     H = torch.cat([findings.features(s, consumers[0]) for s in sources], dim=1)
     per = findings.grow // count
     fan_out = min(len(rows), max(1, (per - 1) // 3))
-    fan_in = min(len(columns), per - 1 - fan_out)
+    fan_in = min(len(columns), per - 1 - fan_out, findings.incoming or per)
     if fan_in < 1:
         return (), 0.0, 0.0
     A = centred_gram(findings, sources, [*consumers, layer])
     # Features that hardly vary, as the edge of a picture, are out before any product is formed.
     lively = torch.nonzero(A.diagonal() > LIVELY * A.diagonal().mean()).view(-1)
     some = slice(None, None, max(1, len(H) // ROWS))
-    H_some = H[some][:, lively]
+    H_lively = H[:, lively]
+    H_some = H_lively[some]
     if not len(lively) or float(H_some.std(dim=0).max()) <= 1e-6:
         return (), 0.0, 0.0
     A, fan_in = A[lively][:, lively], min(fan_in, len(lively))
@@ -192,15 +193,19 @@ def new_units(
     allowed = torch.ones(len(lively), dtype=torch.bool, device=H.device)
     basis, basis_of_some = bases(findings, consumers, some)
 
-    def search(gradients: Tensor, fan_in: int, wanted: int, random: int, rng: np.random.Generator) -> Pool:
-        mixed = targets(gradients, f, wanted, rng, random_gates(H_some, 16, rng))
-        return make_pool(H_some, A, mixed, fan_in, nonlinearity, odd, allowed, random, rng)
+    def search(
+        gradients: Tensor, fan_in: int, wanted: int, random: int, count: int, rng: np.random.Generator
+    ) -> tuple[Pool, list[PooledUnit]]:
+        """Fan-in is fitted on all samples, as few of them would be fitted by their noise where inputs are many; the
+        large pool that comes of it is looked at on some, and the best of it again on all.
+        """
+        mixed = targets(gradients, f, wanted, rng, random_gates(H_lively, 16, rng))
+        pool = make_pool(H_some, A, mixed, fan_in, nonlinearity, odd, allowed, random, rng, H_lively)
+        best = promising(pool, basis_of_some, gradients[some], f, fan_out, max(KEPT, 2 * count))
+        pool = seen_on(pool, best, H, lively, nonlinearity)
+        return pool, pick_units(pool, basis, gradients, f, 1, count, fan_out)
 
-    # A large pool is looked at on some of the samples, the best of it on all.
-    pool = search(G[some], fan_in, POOL, RANDOM_UNITS, findings.draw(purpose))
-    best = promising(pool, basis_of_some, G[some], f, fan_out, max(KEPT, 2 * count))
-    pool = seen_on(pool, best, H, lively, nonlinearity)
-    picked = pick_units(pool, basis, G, f, 1, count, fan_out)
+    pool, picked = search(G, fan_in, POOL, RANDOM_UNITS, count, findings.draw(purpose))
     if not picked:
         return (), 0.0, 0.0
     # Once a place: at the largest fan-in that is asked for, as more inputs fit more noise.
@@ -211,10 +216,9 @@ def new_units(
         rng = findings.draw(f"noise of {place}")
 
         def gained(null: Tensor, rng: np.random.Generator) -> list[PooledUnit]:
-            return pick_units(search(null, widest, NOISE_POOL, 0, rng), basis_of_some, null, f, 1, 1, fan_out)
+            return search(null, widest, NOISE_POOL, 0, 1, rng)[1]
 
-        # What noise seems to gain falls with the number of samples that it is seen on.
-        return torch.tensor(noise_bound(G[some], gained, rng) * len(G[some]) / len(G))
+        return torch.tensor(noise_bound(G, gained, rng))
 
     noise = float(findings.once(f"noise of {place}", best_of_noise))
     units = tuple(

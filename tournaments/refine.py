@@ -82,7 +82,7 @@ def _spread(
     actions = _actions(findings, change)
     gain, error = _gain(findings, actions)
     reason = f"{spread} decisive input edges, each over its block of {sides[0]} x {sides[0]} pixels"
-    return Candidate(actions, "refine", reason, cost, max(gain - CONFIDENCE * error, 0.0), max(gain, 0.0))
+    return Candidate(actions, "refine", reason, cost, max(gain - CONFIDENCE * error, 0.0), max(gain, 0.0), exact=True)
 
 
 def finer(column: int, picture: tuple[int, int, int], sides: tuple[int, int], taken: set[int]) -> dict[int, float]:

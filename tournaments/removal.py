@@ -53,7 +53,7 @@ def _without(findings: Findings, layer: str) -> list[Candidate]:
     actions += [*narrow, Remove(layer)]
     cost = surgery.apply(findings.network, actions)[0].count() - findings.network.count()
     reason = f"{layer} passes on {loss:.2g} nats more than {len(edges)} edges that jump over it do"
-    return [Candidate(tuple(actions), "remove", reason, cost, -loss, -loss)]
+    return [Candidate(tuple(actions), "remove", reason, cost, -loss, -loss, exact=True)]
 
 
 def _sent(findings: Findings, layer: str, target: str) -> Tensor:

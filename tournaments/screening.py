@@ -53,9 +53,10 @@ def shortlist(
 def line_search(network: Network, candidate: Candidate, evidence: Evidence) -> Candidate:
     """The candidate with its closed-form values scaled by the step that lowers the evidence's loss most, or by zero.
 
-    Only fan-out and single edges are scaled; at zero the function is kept.
+    Only fan-out and single edges are scaled; at zero a candidate that only adds keeps the function. One that is exact
+    is left as it is.
     """
-    if not any(_values(a) for a in candidate.actions):
+    if candidate.exact or not any(_values(a) for a in candidate.actions):
         return candidate
     best, least = 0.0, _loss(network, scaled(candidate.actions, 0.0), evidence)
     for step in STEPS:

@@ -111,13 +111,15 @@ def make_pool(
     allowed: Tensor,
     random: int,
     rng: np.random.Generator,
+    fitted: Tensor | None = None,
 ) -> Pool:
-    """Units towards each target in `wanted` (r, m₀), both signs and several thresholds, and `random` random ones.
+    """Units towards each target in `wanted` (r₀, m₀), both signs and several thresholds, and `random` random ones.
 
-    H: (r, p) source features, A: (p, p) their centred Gram. signed: the activation is even enough that one sign does.
+    H: (r, p) source features that outputs are made of, A: (p, p) their centred Gram. fitted: (r₀, p) those on the rows
+    of `wanted`, H itself where none are given. signed: the activation is even enough that one sign does.
     """
-    centred = wanted.t() @ H / len(H)
-    columns, weights = pursue(A, centred, fan_in, allowed)
+    fitted = H if fitted is None else fitted
+    columns, weights = pursue(A, wanted.t() @ fitted / len(fitted), fan_in, allowed)
     if random:
         usable = torch.nonzero(allowed).view(-1).cpu().numpy()
         drawn = np.stack([rng.choice(usable, columns.shape[1], replace=False) for _ in range(random)])

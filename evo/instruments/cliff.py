@@ -5,8 +5,8 @@ Two marks, both on the mean information over seeds as a function of x = log10 de
   at the densest rung;
 - steepest: the middle of the logistic low + (high − low)/(1 + exp(−(x − middle)/width)), fitted by least squares.
 
-Intervals are from a bootstrap over seeds, rung by rung: a rung's deviations from its mean are drawn with replacement
-and widened by √(S/(S − 1)), as S seeds show only (S − 1)/S of their variance (Efron 1982, §3).
+Intervals are from redrawing every rung's mean as mean + s/√S · t, with t from Student's distribution with S − 1
+degrees of freedom: with three seeds a plain bootstrap of them would cover far less than it says.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from scipy import optimize
 
 Vector = NDArray[np.float64]
 DRAWS = 400
+PINNED = 1e-3
+"""Decades from an end of the ladder within which a fitted middle is held by that end."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ def locate(
 
 
 def _redrawn(seeds: Vector, rng: np.random.Generator) -> float:
-    widened = (seeds - seeds.mean()) * math.sqrt(len(seeds) / (len(seeds) - 1))
-    return float(seeds.mean() + rng.choice(widened, len(seeds)).mean())
+    error = float(seeds.std(ddof=1)) / math.sqrt(len(seeds))
+    return float(seeds.mean()) + error * float(rng.standard_t(len(seeds) - 1))
 
 
 def _half(x: Vector, means: Vector) -> tuple[float | None, float]:
@@ -97,8 +99,8 @@ def _steepest(x: Vector, means: Vector) -> float | None:
     limits = ([low - spread, 0.0, x[0], gap / 10], [low + spread, 3 * spread, x[-1], 3 * float(x[-1] - x[0])])
     middle = float(x[int(np.argmax(means >= low + spread / 2))])
     start = np.array([low, spread, np.clip(middle, x[0] + 1e-6, x[-1] - 1e-6), gap])
-    fitted = optimize.least_squares(residuals, start, bounds=limits)
-    return float(fitted.x[2])
+    found = float(optimize.least_squares(residuals, start, bounds=limits).x[2])
+    return found if x[0] + PINNED < found < x[-1] - PINNED else None
 
 
 def _mark(point: float | None, drawn: Sequence[float | None]) -> Mark:

@@ -74,7 +74,12 @@ class Crew:
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Their outcomes, in the order of the jobs. Raises JobError, OSError, and what `pulse` raises."""
-        todo = list({job.key: job for job in jobs if not self.shelf.done(job)}.values())
+        wanted: dict[str, Job] = {}
+        for job in jobs:
+            # Of two jobs that come to the same, the one whose network is asked for.
+            if not self.shelf.done(job) and (job.keeps or job.key not in wanted):
+                wanted[job.key] = job
+        todo = list(wanted.values())
         count = len({job.key for job in jobs})
         done = count - len(todo)
         if done and todo:

@@ -4,7 +4,7 @@ All rows share seeds, splits and the seed's wiring. `static` trains the seed as 
 the tournament took with all of its trials. The targets have the density at which the tournament ended from the start
 and train as long as its line: the seed's layers wired evenly, or uniformly, or the tournament's own last wiring with
 weights drawn anew. `target` is the best of these by validation. The tournament is the config's; then each mechanism
-alone, in the same tournament.
+alone, in the same tournament and for the same work.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def rescue(request: Request, bench: Bench) -> Result:
     jobs = _first_jobs(request, _limit(request, bench))
     outcomes = bench.run([job for row in jobs.values() for job in row])
     rows: Rows = {name: outcomes[i * request.seeds : (i + 1) * request.seeds] for i, name in enumerate(jobs)}
-    second = _second_jobs(request, jobs[TOURNAMENT], rows[TOURNAMENT])
+    second = _second_jobs(request, _limit(request, bench), jobs[TOURNAMENT], rows[TOURNAMENT])
     outcomes = bench.run([job for row in second.values() for job in row])
     rows |= {name: outcomes[i * request.seeds : (i + 1) * request.seeds] for i, name in enumerate(second)}
     return _result(request, bench, rows)
@@ -85,16 +85,16 @@ def _first_jobs(request: Request, limit: int) -> dict[str, list[Job]]:
     below = {"network.wiring": "uniform"}
     growing = {**below, "growth.max_parameters": limit}
     rows: dict[str, dict[str, Any]] = {STATIC_ROW: {**below, **STATIC}, TOURNAMENT: growing}
-    rows |= {str(name): {**growing, "growth.proposers": [name]} for name in request.options["mechanisms"]}
     return {
         label: [request.job(label, seed, change, keeps=label == TOURNAMENT) for seed in request.each_seed]
         for label, change in rows.items()
     }
 
 
-def _second_jobs(request: Request, grown: Sequence[Job], came: Sequence[Outcome]) -> dict[str, list[Job]]:
+def _second_jobs(request: Request, limit: int, grown: Sequence[Job], came: Sequence[Outcome]) -> dict[str, list[Job]]:
     """What depends on how the tournament of the same seed ended: on its work, its density, its wiring."""
-    rows: dict[str, list[Job]] = {WORK: [], **{name: [] for name in TARGETS}}
+    alone = [str(name) for name in request.options["mechanisms"]]
+    rows: dict[str, list[Job]] = {name: [] for name in (WORK, *TARGETS, *alone)}
     static = {**STATIC, "network.wiring": "uniform"}
     for seed, job, outcome in zip(request.each_seed, grown, came, strict=True):
         rows[WORK].append(request.job(WORK, seed, static, work=outcome.work))
@@ -103,6 +103,9 @@ def _second_jobs(request: Request, grown: Sequence[Job], came: Sequence[Outcome]
             dense = {**STATIC, "network.wiring": wiring, "network.density": min(outcome.density, 1.0)}
             rows[name].append(request.job(name, seed, dense))
         rows[TARGETS[2]].append(request.job(TARGETS[2], seed, static, shape_of=job.key))
+        for name in alone:
+            change = {"network.wiring": "uniform", "growth.max_parameters": limit, "growth.proposers": [name]}
+            rows[name].append(request.job(name, seed, change, work=outcome.work))
     return rows
 
 

@@ -87,6 +87,7 @@ def _candidate(findings: Findings, layer: str, chosen: Sequence[Clone], choices:
         sum(c.cost for c in chosen),
         sum(max(c.gain - noise, 0.0) for c in chosen),
         raw,
+        exact=True,
     )
 
 

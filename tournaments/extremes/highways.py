@@ -8,7 +8,9 @@ are made with it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -68,10 +70,30 @@ def highway(findings: Findings) -> list[Candidate]:
         best = max(paths, key=lambda p: p.gain, default=None)
         if best is None or best.gain <= 0:
             continue
+        best = dataclasses.replace(best, picked=_limited(best.picked, findings.connections, findings.incoming))
+        if not best.picked:
+            continue
         candidate = _candidate(findings, layer, dead[: len(best.picked)], best, sum(p.choices for p in paths))
         if -candidate.cost <= findings.trim:
             candidates.append(candidate)
     return candidates
+
+
+def _limited(picked: Sequence[PooledUnit], connections: int | None, incoming: int | None) -> list[PooledUnit]:
+    """The relays, best first, with as many of their edges as may be made in all, and enter one unit."""
+    kept: list[PooledUnit] = []
+    entering: Counter[int] = Counter()
+    made = 0
+    for relay in picked:
+        rows = [i for i, row in enumerate(relay.rows) if incoming is None or entering[row] < incoming]
+        if connections is not None:
+            rows = rows[: max(connections - made - 1, 0)]
+        if rows:
+            values, gains = tuple(relay.values[i] for i in rows), tuple(relay.gains[i] for i in rows)
+            kept.append(PooledUnit(relay.unit, tuple(relay.rows[i] for i in rows), values, gains))
+            entering.update(relay.rows[i] for i in rows)
+            made += 1 + len(rows)
+    return kept
 
 
 def _candidate(findings: Findings, layer: str, dead: Sequence[int], path: Path, choices: int) -> Candidate:

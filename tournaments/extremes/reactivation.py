@@ -8,7 +8,6 @@ and, in a second candidate, for the growth budget beside it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -59,7 +58,9 @@ def _revived(findings: Findings, layer: str, slots: Sequence[int], grow: int) ->
     while count:
         gone = slots[:count]
         budget = grow + sum(held[slot] for slot in gone)
-        spending = _with_budget(findings, budget)
+        if findings.connections is not None:
+            budget = min(budget, findings.connections)  # what is freed may be made anew only so far
+        spending = findings.within(budget, findings.trim)
         fit = min(count, budget // LEAST, counts(spending)[0])
         if fit == count:
             action, predicted, raw = _units(spending, layer, count)
@@ -99,11 +100,3 @@ def _folds(findings: Findings, layer: str, slots: Sequence[int]) -> tuple[float,
     if findings.places[layer].positions == 1 and foldable(findings, layer):
         return tuple(float(mean[s]) for s in slots)
     return tuple(0.0 for _ in slots) if all(abs(float(mean[s])) < 1e-6 for s in slots) else None
-
-
-def _with_budget(findings: Findings, grow: int) -> Findings:
-    """The same findings with another budget. What was made for the old one is not shared: noise depends on it."""
-    spending = copy.copy(findings)
-    spending.grow = grow
-    spending._once = {}
-    return spending

@@ -38,16 +38,23 @@ def test_the_order_of_the_rungs_does_not_matter() -> None:
     assert one == other
 
 
-def test_the_interval_covers_the_true_place_about_as_often_as_it_says() -> None:
-    """60 ladders of 3 seeds: at least 85% of the 95% intervals hold it (three seeds know their spread badly)."""
+@pytest.mark.parametrize("mark", ["half", "steepest"])
+def test_the_interval_covers_the_true_place_about_as_often_as_it_says(mark: str) -> None:
+    """80 ladders of 3 seeds. Straight lines between rungs cut `half` a little short, which is in the count."""
+    truth = float(np.log10(getattr(locate(DENSITIES, [[v, v] for v in curve(-1.7)], np.random.default_rng(0), draws=2),
+                                   mark).density))  # fmt: skip
     hits = 0
-    for i in range(60):
+    for i in range(80):
         rng = np.random.default_rng(i)
-        found = locate(DENSITIES, noisy(-1.7, rng), rng, draws=100).steepest
-        assert found.low is not None
-        assert found.high is not None
-        hits += found.low <= 10**-1.7 <= found.high
-    assert hits >= 51
+        found = getattr(locate(DENSITIES, noisy(-1.7, rng), rng, draws=100), mark)
+        hits += found.low is not None and np.log10(found.low) <= truth <= np.log10(found.high)
+    assert hits >= 71, "95% of 80 less 2.5 standard errors"
+
+
+def test_a_middle_at_the_end_of_the_ladder_is_none() -> None:
+    """All rungs lie on the flank: where its middle would be, nothing was measured."""
+    values = [[v, v + 0.001] for v in curve(0.5)]
+    assert locate(DENSITIES, values, np.random.default_rng(0), draws=20).steepest.density is None
 
 
 def test_one_seed_a_rung_has_no_interval() -> None:
