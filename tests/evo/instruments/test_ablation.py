@@ -77,7 +77,8 @@ def test_the_table_finds_the_effect_that_was_put_in(ablation: ModuleType, tmp_pa
     assert [row.name for row in ablation._telling(list(lines.values()), known)][1] == "rates age"
     about = {"seeds": 3, "work": 1200, "steps": 900, "processor": "x", "versions": {}, "git": None, "finished": False}
     page = ablation.markdown(about, {"digits": list(lines.values())})
-    assert "| rates age | 3 | 13.00 | **+2.00 ± 0.25** | 0.002 | 1.300 | **+0.200 ± 0.025** | 0.002 |" in page
+    assert "| rates age | 3 | 13.00 | **+2.00 ± 0.25 (all: 0.36)** | 0.002 | 1.300 |" in page
+    assert "| **+0.200 ± 0.025 (all: 0.036)** |" in page
     assert "- More information, beyond chance: rates age." in page
     assert "**Unfinished.**" in page
 
