@@ -105,6 +105,16 @@ class TrainingConfig(Section):
         default=None, ge=1, description="cycles without a better information after which to stop"
     )
 
+    @field_validator("scales")
+    @classmethod
+    def _coarse_to_fine(cls, scales: tuple[int, ...]) -> tuple[int, ...]:
+        if scales and (list(scales) != sorted(scales, reverse=True) or scales[-1] != 1):
+            raise ValueError(
+                f"training.scales: expected falling sides of blocks that end at single pixels, got {list(scales)}; "
+                "write for example training.scales: [4, 2, 1]"
+            )
+        return scales
+
 
 class GrowthConfig(Section):
     cycles: int = Field(default=16, ge=1, description="train-then-decide rounds in a life")
@@ -197,6 +207,16 @@ class EconomyConfig(Section):
         default=(1.0, 0.5, 0.25),
         description="largest growth an event, as shares of the parameters: coarse, medium, fine",
     )
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_rise(cls, phases: tuple[float, float] | None) -> tuple[float, float] | None:
+        if phases is not None and phases[0] >= phases[1]:
+            raise ValueError(
+                f"economy.phases: expected medium to begin before fine, got {list(phases)}; write "
+                f"economy.phases: [{min(phases):g}, {max(phases) + (phases[0] == phases[1]):g}]"
+            )
+        return phases
 
 
 class SearchConfig(Section):

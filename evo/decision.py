@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from evo import resolution, traces
+from evo import proposing, resolution, traces
 from evo.life import Life
 from evo.rows import Bill, Day, analysis_rows, arm_row, decision_row
 from evo.surroundings import Surroundings, correct, information
@@ -23,17 +23,13 @@ from search_spaces import actions
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
-from tournaments import economy, screening, triggers
+from tournaments import economy, triggers
 from tournaments.analyzers import ANALYZERS
-from tournaments.candidate import Candidate, made
+from tournaments.candidate import Candidate
 from tournaments.evidence import Evidence, collect
 from tournaments.findings import Findings
 from tournaments.policies import Seen
-from tournaments.proposals import PROPOSERS
 from tournaments.tournament import ArmLosses, Decision, hold
-
-TRIMMERS = frozenset({"narrow", "disconnect", "rewire", "magnitude", "remove", "rewire_forward"})
-"""Proposers that take something away: off where nothing may be."""
 
 
 def decide(
@@ -66,7 +62,7 @@ def decide(
     if fired and not look().finite:
         fired, why = False, f"{why}; but activations or gradients overflow, so nothing can be screened"
     if fired:
-        candidates, proposed = _candidates(around, life, findings(), price)
+        candidates, proposed = proposing.candidates(around, life, findings(), price)
         if not candidates:
             why = f"{why}; none of {proposed} candidates promised more than its price"
     if not candidates:
@@ -136,7 +132,7 @@ def _findings(
         life.step,
         around.task.picture,
         resolution.blocks(config.training.scales, life.cycle, around.plan.cycles),
-        _connections(around, life),
+        proposing.connections(around, life),
         config.growth.incoming,
     )
 
@@ -150,42 +146,6 @@ def _analysed(
         return []
     analyses = [findings().analysis(ANALYZERS[name]) for name in ANALYZERS if name in listed]
     return [row for analysis in analyses for row in analysis_rows(around, life, analysis)]
-
-
-def _candidates(around: Surroundings, life: Life, findings: Findings, price: float) -> tuple[list[Candidate], int]:
-    """The survivors of the screening, their first steps searched, and how many were proposed."""
-    config = around.config
-    # In the registry's order, so that a config's order changes nothing.
-    asked = [name for name in PROPOSERS if name in config.growth.proposers and (findings.trim or name not in TRIMMERS)]
-    proposed = [c for name in asked for c in PROPOSERS[name](findings)]
-    open_ = [c for c in proposed if c.cost <= findings.grow and _promising(c, price) and _within(around, life, c)]
-    rng = keyed(config.seed, around.network, life.cycle, "shortlist")
-    chosen = screening.shortlist(open_, config.tournament.candidates, price, config.tournament.random_share, rng)
-    return [screening.line_search(findings.network, c, findings.evidence) for c in chosen], len(proposed)
-
-
-def _within(around: Surroundings, life: Life, candidate: Candidate) -> bool:
-    """Whether it makes no more connections than one event may, in all and into one unit, where that is limited."""
-    entering, most = made(candidate), around.config.growth.incoming
-    allowed = _connections(around, life)
-    if allowed is not None and entering.total() > allowed:
-        return False
-    return most is None or max(entering.values(), default=0) <= most
-
-
-def _connections(around: Surroundings, life: Life) -> int | None:
-    """How many connections an event may make where the phases have caps."""
-    e = around.config.economy
-    return None if e.caps is None else economy.limit(around.phase(life), 0, e.limits, e.caps)
-
-
-def _promising(candidate: Candidate, price: float) -> bool:
-    """Whether a trial might pay. Predictions rank but are not calibrated (measured/predicted .3 to .8), so the margin
-    is wide; random and cloned units, which promise nothing, are left to chance.
-    """
-    if candidate.cost < 0:
-        return -candidate.raw < -5 * price * candidate.cost
-    return candidate.raw == 0 or candidate.raw > price * candidate.cost
 
 
 class _Trials:

@@ -23,7 +23,11 @@ def build(*layers: Mapping[str, Any]) -> Config:
     """The defaults with each layer laid over those before. Keys may be nested or dotted. Raises ConfigError."""
     merged: dict[str, Any] = {}
     for layer in layers:
-        for path, value in _flat(layer):
+        flat = list(_flat(layer))
+        if {("training", "steps")} <= (given := {path for path, _ in flat}) and ("training", "epochs") not in given:
+            # A life's length in steps wins over an earlier one in epochs.
+            flat.append((("training", "epochs"), None))
+        for path, value in flat:
             _check_path(path)
             spot = merged
             for i, part in enumerate(path[:-1], start=1):

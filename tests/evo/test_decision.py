@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,12 +10,14 @@ import torch
 from small_life import made
 from test_cycle import Rows, Spoil, balanced, birth, lost, of_kind, whole
 
-from evo import decision
+from evo import decision, proposing
+from evo.config import ConfigError
 from evo.cycle import run_cycle
-from search_spaces.actions import Disconnect, Narrow, from_json
+from search_spaces.actions import Connect, Disconnect, Edge, Narrow, NoChange, from_json
 from search_spaces.randomness import keyed
 from search_spaces.spaces import seed
 from tournaments.analyzers.extrema import hidden_extrema, share
+from tournaments.candidate import Candidate
 from tournaments.evidence import collect
 from tournaments.policies import Seen
 
@@ -54,8 +57,8 @@ def test_nothing_is_taken_away_where_trimming_is_off() -> None:
     settings: dict[str, Any] = {"tournament.candidates": 12, "tournament.random_share": 1.0}
     with_it = whole(*birth(**settings))[3]
     without = whole(*birth(**settings, **{"growth.trim": 0.0}))[3]
-    assert proposers(with_it) & decision.TRIMMERS
-    assert not proposers(without) & decision.TRIMMERS
+    assert proposers(with_it) & proposing.TRIMMERS
+    assert not proposers(without) & proposing.TRIMMERS
     for row in of_kind(without, "candidate"):
         assert not any(isinstance(action, Disconnect | Narrow) for action in from_json(row["action_json"]))
 
@@ -96,3 +99,22 @@ def test_a_channel_is_one_unit_and_its_positions_are_samples() -> None:
     extreme, units = share(hidden_extrema(network, evidence))
     assert units == 5
     assert 1 <= extreme < 5
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda findings: [Candidate((NoChange(),), "own", "nothing", 3, 1.0, 1.0)], "expected a cost of 0 parameters"),
+        (lambda findings: [Candidate((NoChange(),), "own", "nothing", 0, math.inf, 1.0)], "finite predictions"),
+        (lambda findings: ["x"], "expected a list of Candidate, got 'x'"),
+        (lambda findings: None, "failed with TypeError"),
+        (lambda findings: [Candidate((Connect("*", (Edge("no>where", 0, 0),)),), "own", "", 1, 1.0)], "cannot be done"),
+    ],
+)
+def test_a_proposer_from_outside_that_is_wrong_is_told_so_by_name(
+    monkeypatch: pytest.MonkeyPatch, wrong: Any, told: str
+) -> None:
+    monkeypatch.setitem(proposing.PROPOSERS, "own", wrong)
+    with pytest.raises(ConfigError, match=told) as caught:
+        whole(*birth(**{"growth.proposers": ["own"]}))
+    assert str(caught.value).startswith("growth.proposers: own")
