@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from test_cycle import birth, of_kind, whole
+from test_trials import parent_of, request, same_bodies, task_of
 
 from evo.averaging import STRIDE, Average, put
 from evo.batches import batch_orders, cosine_rates
@@ -12,8 +14,6 @@ from evo.config import TrainingConfig
 from evo.training import Session, held_out_losses
 from evo.trials import run_trial, unpack
 from search_spaces.randomness import keyed
-from tests.evo.test_cycle import birth, of_kind, whole
-from tests.evo.test_trials import parent_of, request, same_bodies, task_of
 
 
 def test_the_average_is_that_of_the_weights_that_entered() -> None:
