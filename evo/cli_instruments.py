@@ -66,7 +66,7 @@ def ladder(
 def rescue(
     task: Task = None, hidden: Hidden = None,
     density: Annotated[float | None, typer.Option(help="Of the seed, below the cliff. Default: by task.")] = None,
-    max_density: Annotated[float | None, typer.Option(help="That growth may come to. Default: .05.")] = None,
+    max_density: Annotated[float | None, typer.Option(help="That growth may come to. Default: by task.")] = None,
     mechanisms: Annotated[str | None, typer.Option(help="Proposers to try alone, as a,b. Default: all.")] = None,
     seeds: Seeds = 5, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,

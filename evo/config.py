@@ -141,7 +141,7 @@ class GrowthConfig(Section):
     )
     max_parameters: int = Field(default=100_000, ge=1, description="never grow beyond")
     false_alarm: float = Field(
-        default=0.01, gt=0, lt=0.5, description="rate at which the spike trigger fires on pure noise"
+        default=0.01, gt=0, lt=0.5, description="rate at which each trigger that tests fires on pure noise, per look"
     )
     window: int = Field(
         default=960, ge=96, le=960, description="latest steps that the triggers plateau and spike look at"

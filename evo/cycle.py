@@ -40,8 +40,7 @@ def born(around: Surroundings, network: Network) -> Life:
     seen, policy = Seen(now, correct(around, network)), around.policy
     life = Life(0, 0, Ledger(0.0, 0.0), now, now, network.count(), best=now)
     ledger = policy.open(around.config.economy.endowment, seen, around.terms(life))
-    figure = None if policy.figure is None else policy.figure(seen)
-    return dataclasses.replace(life, ledger=ledger, traces=traces.born(around.config, figure))
+    return dataclasses.replace(life, ledger=ledger, traces=traces.born(around.config, policy.highs(seen)))
 
 
 def run_cycle(

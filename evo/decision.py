@@ -52,7 +52,7 @@ def decide(
         return _findings(around, life, network, state, look(), wanted)
 
     rows = _analysed(around, life, look, findings)
-    life = traces.looked(config, life, network, look, _figure(around, seen))
+    life = traces.looked(config, life, network, look, around.policy.highs(seen))
     fired, why = _triggered(around, life, network, look, wanted)
     if config.growth.until == "no_extrema" and look().finite and not traces.extremes(network, look)[0]:
         fired, why = False, "no unit is dead or saturated"
@@ -110,11 +110,6 @@ def _room(around: Surroundings, life: Life, network: Network) -> int:
 def _purse(around: Surroundings, life: Life) -> int:
     """The most that there is credit for."""
     return around.policy.purse(life.ledger, around.terms(life))
-
-
-def _figure(around: Surroundings, seen: Seen) -> float | None:
-    """Whose highs earn credits; None where something else does."""
-    return None if around.policy.figure is None else around.policy.figure(seen)
 
 
 def _findings(
@@ -249,7 +244,7 @@ def _adopt(
         spent=life.spent + spent - trials.lived,
     )
     return (
-        traces.grown(around.config, life, _figure(around, seen)) if grown else life,
+        traces.grown(around.config, life, around.policy.highs(seen)) if grown else life,
         network,
         state,
         {

@@ -7,6 +7,7 @@ and what it said is kept in report/ensembles.json, once for each set: everybody 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -248,9 +249,9 @@ def _tested(run: Run, made: Ensemble, loaded: _Loaded, best: Name, task: Task) -
     key = sorted("/".join(name) for name in made.members)
     for entry in record:
         if entry["key"] == key:
-            return Ensemble(made.module, made.members, made.how, made.each, made.validation, entry["test"])
+            return dataclasses.replace(made, test=entry["test"])
     figures = _figures(loaded, made.members, best, task.splits["test"], task)
-    tested = Ensemble(made.module, made.members, made.how, made.each, made.validation, figures)
+    tested = dataclasses.replace(made, test=figures)
     said = {"key": key, "evaluated": datetime.now(UTC).isoformat(timespec="seconds"), **plain(tested.to_json())}
     fronts.write_atomically(path, json.dumps({"ensembles": [*record, said]}, indent=1, allow_nan=False) + "\n")
     return tested

@@ -20,7 +20,7 @@ from tournaments.tournament import Verdict
 
 def choice_row(around: Surroundings, life: Life, said: str) -> dict[str, Any]:
     """Something that was settled by trying it."""
-    return events.row("choice", cycle=life.cycle, step=life.step, epoch=epoch(around, life), reason=said)
+    return events.row("choice", cycle=life.cycle, step=life.step, epoch=around.epoch(life), reason=said)
 
 
 def segment_row(
@@ -38,7 +38,7 @@ def segment_row(
         "segment",
         cycle=life.cycle,
         step=life.step,
-        epoch=epoch(around, life),
+        epoch=around.epoch(life),
         active_parameters=network.count(),
         information_nats=life.information,
         gain_training_nats=gain,
@@ -101,7 +101,7 @@ def analysis_rows(around: Surroundings, life: Life, analysis: Analysis) -> list[
             "analysis",
             cycle=life.cycle,
             step=life.step,
-            epoch=epoch(around, life),
+            epoch=around.epoch(life),
             analyzer=analysis.analyzer,
             site=found.site,
             measure=found.name,
@@ -130,7 +130,7 @@ def decision_row(
         "decision",
         cycle=life.cycle,
         step=life.step,
-        epoch=epoch(around, life),
+        epoch=around.epoch(life),
         action=action,
         candidate=arm,
         reason=reason,
@@ -146,11 +146,6 @@ def decision_row(
         price_nats=day.price,
         seconds=seconds,
     )
-
-
-def epoch(around: Surroundings, life: Life) -> float:
-    """Epochs of the network's own life."""
-    return around.epoch(life)
 
 
 def settings_json(config: Config) -> str:

@@ -26,7 +26,7 @@ from evo.training import Moment, Session, held_out_losses
 from search_spaces import actions, surgery
 from search_spaces.families import FAMILIES
 from search_spaces.network import Network
-from search_spaces.optimizer_state import OptimizerState
+from search_spaces.optimizer_state import PARTS, OptimizerState
 from search_spaces.randomness import keyed
 
 
@@ -108,7 +108,7 @@ def unpack(body: Body) -> tuple[Network, OptimizerState]:
     with torch.device("meta"):
         network = FAMILIES[blueprint["family"]].from_blueprint(blueprint)
     network.load_state_dict({k: t.clone() for k, t in body.weights.items()}, assign=True)
-    parts: dict[str, dict[str, Tensor]] = {"first": {}, "second": {}, "age": {}, "scale": {}, "origin": {}}
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
     for key, tensor in body.optimizer.items():
         part, _, name = key.partition("/")
         parts[part][name] = tensor.clone()

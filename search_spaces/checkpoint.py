@@ -48,7 +48,7 @@ from search_spaces.content import Content
 from search_spaces.deltas import MOST, Base
 from search_spaces.families import FAMILIES
 from search_spaces.network import Network
-from search_spaces.optimizer_state import OptimizerState
+from search_spaces.optimizer_state import PARTS, OptimizerState
 from search_spaces.packed import DELTA_FILE, PACKED, WHOLE_FILE, from_packed, packed_files
 from search_spaces.surgery import tensors
 
@@ -245,21 +245,17 @@ def _from_plain(
 ) -> tuple[OptimizerState | None, dict[str, Any]]:
     weights = read_tensors(files, "weights.safetensors", where)
     check_fit(weights, tensors(network), f"{where}/weights.safetensors")
+    blank = OptimizerState.fresh(network)  # on the meta device, as the network still is: shapes without memory
     network.load_state_dict(weights, assign=True)
     state = None
     if "optimizer.safetensors" in files:
         flat = read_tensors(files, "optimizer.safetensors", where)
-        with torch.device("meta"):
-            blank = {k: torch.empty(p.shape, dtype=p.dtype) for k, p in network.named_parameters()}
-            ages = {k: torch.empty(p.shape, dtype=torch.int32) for k, p in network.named_parameters()}
-            origins = {k: torch.empty(p.shape, dtype=torch.int8) for k, p in network.named_parameters()}
-        kinds = {"first": blank, "second": blank, "age": ages, "scale": blank, "origin": origins}
-        wanted = {f"{part}/{k}": t for part, values in kinds.items() for k, t in values.items()}
+        wanted = {f"{part}/{k}": t for part, (values, _) in blank.parts().items() for k, t in values.items()}
         if not any(key.startswith("origin/") for key in flat):
             # Snapshots from before there were origins: all of it counts as the seed's.
-            flat |= {f"origin/{k}": torch.zeros(t.shape, dtype=torch.int8) for k, t in origins.items()}
+            flat |= {f"origin/{k}": torch.zeros(t.shape, dtype=t.dtype) for k, t in blank.origin.items()}
         check_fit(flat, wanted, f"{where}/optimizer.safetensors")
-        parts: dict[str, dict[str, Tensor]] = {part: {} for part in kinds}
+        parts: dict[str, dict[str, Tensor]] = {part: {} for part in PARTS}
         for key in wanted:
             part, _, name = key.partition("/")
             parts[part][name] = flat[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -49,3 +50,6 @@ class OptimizerState:
             "scale": (self.scale, 1.0),
             "origin": (self.origin, 0),
         }
+
+
+PARTS = tuple(field.name for field in dataclasses.fields(OptimizerState))

@@ -17,13 +17,12 @@ from search_spaces.checkpoint_files import CURE, CheckpointError, headed, read_j
 from search_spaces.content import Content, Layout
 from search_spaces.deltas import Base
 from search_spaces.network import Network
-from search_spaces.optimizer_state import OptimizerState
+from search_spaces.optimizer_state import PARTS, OptimizerState
 
 PACKED = 2
 WHOLE_FILE, DELTA_FILE = "packed.safetensors", "delta.safetensors"
 STATE, NUMBERS, LARGEST_STATE = "state", "numbers", 2**26
 MARK, LONG = "[numbers]", 16
-ORDER = ("first", "second", "age", "scale", "origin")
 FLOATS = {
     str(kind).removeprefix("torch."): kind for kind in (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 }
@@ -71,7 +70,7 @@ def from_packed(
         raise CheckpointError(f"{where}/{name}: damaged, or its base is another one than it was made from; {CURE}")
     network.load_state_dict(content.tensors("weights"), assign=True)
     if kinds[1]:
-        state = OptimizerState(**{part: content.tensors(part) for part in ORDER})
+        state = OptimizerState(**{part: content.tensors(part) for part in PARTS})
     extra = read_json({"state.json": text}, "state.json", where)
     try:
         return state, extra if numbers is None else _restored(extra, memoryview(numbers), [0])

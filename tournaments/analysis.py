@@ -28,6 +28,12 @@ class Measure:
     unit: str
 
 
+def share_error(share: NDArray[np.float64] | float, count: int) -> NDArray[np.float64]:
+    """Binomial standard error of a share of so many, with half a one added at either side, so that none is certain."""
+    eased = (np.asarray(share) * count + 0.5) / (count + 1)
+    return np.asarray(np.sqrt(eased * (1 - eased) / count))
+
+
 @dataclass(frozen=True)
 class Cost:
     """What an analysis took. samples: rows it looked at. operations: multiply-adds or comparisons, to within a factor

@@ -79,6 +79,20 @@ def edge_of(findings: Findings, layer: str, chosen: ChosenEdge) -> Edge:
     raise AssertionError("the constant's column is always present")
 
 
+def connected(findings: Findings, edges: Sequence[Edge]) -> tuple[Connect | Skip, ...]:
+    """Actions that switch these edges on: one Connect for the links that there are, a Skip for each of the others."""
+    by_link: dict[str, list[Edge]] = {}
+    for edge in edges:
+        by_link.setdefault(edge.link, []).append(edge)
+    there = [e for link, es in by_link.items() if findings.linked(*link.split(">")) for e in es]
+    sites = {e.link.split(">")[1] for e in there}
+    actions: list[Connect | Skip] = []
+    if there:
+        actions.append(Connect(next(iter(sites)) if len(sites) == 1 else "*", tuple(there)))
+    actions += [Skip(link, tuple(es)) for link, es in by_link.items() if not findings.linked(*link.split(">"))]
+    return tuple(actions)
+
+
 def skip(findings: Findings) -> list[Candidate]:
     """A link that jumps over layers, with its most gainful edges."""
     candidates = []

@@ -36,7 +36,7 @@ class Ledger:
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"ledger.{name}: expected a finite number of 0 or more, got {getattr(self, name)}")
         if not math.isfinite(self.best):
-            raise ValueError(f"ledger.best: expected finite nats, got {self.best}; measure the network before it grows")
+            raise ValueError(f"ledger.best: expected a finite figure, got {self.best}; measure before growth begins")
 
     @property
     def balance(self) -> float:
@@ -50,7 +50,7 @@ class Ledger:
 
 
 def earn(ledger: Ledger, figure: float) -> Ledger:
-    """Credits the part of a held-out figure, as nats, that is above every earlier one; NaN earns nothing."""
+    """Credits the part of a held-out figure that is above every earlier one; NaN earns nothing."""
     if not ledger.best < figure < math.inf:
         return ledger
     return dataclasses.replace(ledger, earned=ledger.earned + (figure - ledger.best), best=figure)

@@ -97,6 +97,29 @@ class Findings:
         """Layers that `layer` is linked into."""
         return [t for t in self.places if self.linked(layer, t)]
 
+    def fed(self, layer: str) -> Tensor:
+        """(units,) bool: units of `layer` that have an active edge in."""
+        into = [self.mask(s, layer).any(dim=1) for s in self.sources(layer)]
+        return self._any(layer, into)
+
+    def heard(self, layer: str) -> Tensor:
+        """(units,) bool: units of `layer` that have an active edge out."""
+        return self._any(
+            layer, [self.by_unit(layer, self.mask(layer, t).any(dim=0)) > 0 for t in self.consumers(layer)]
+        )
+
+    def held(self, layer: str) -> Tensor:
+        """(units,) int64: parameters that go with each unit of `layer`, its edges in and out and its own."""
+        units, device = self.network.axis_sizes()[layer], self.evidence.x.device
+        own = torch.full((units,), self.own_parameters(layer), device=device)
+        into = [self.mask(s, layer).sum(dim=1) for s in self.sources(layer)]
+        out = [self.by_unit(layer, self.mask(layer, t).sum(dim=0)) for t in self.consumers(layer)]
+        return torch.stack([own, *into, *out]).sum(dim=0)
+
+    def _any(self, layer: str, found: list[Tensor]) -> Tensor:
+        none = torch.zeros(self.network.axis_sizes()[layer], dtype=torch.bool, device=self.evidence.x.device)
+        return torch.stack([none, *found]).any(dim=0)
+
     def mask(self, source: str, target: str) -> Tensor:
         """(q, p) bool, the active edges of a link."""
         name = self.network.masks()[f"links.{source}>{target}"]

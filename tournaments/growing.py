@@ -244,20 +244,12 @@ def cost_of(findings: Findings, layer: str, units: Sequence[Unit]) -> int:
 
 def counts(findings: Findings) -> list[int]:
     """How many units the budget buys at the network's own fan-in and fan-out, and half as many of twice the size."""
-    live = sum(_live(findings, layer) for layer in findings.places if layer != "output")
+    # A seed that is wired uniformly has many units that lack one side, and say nothing of a unit's size.
+    hidden = [layer for layer in findings.places if layer != "output"]
+    live = sum(int((findings.fed(layer) & findings.heard(layer)).sum()) for layer in hidden)
     typical = min(max(findings.network.count() / (live + 1), 4.0), 64.0)
     count = max(1, round(findings.grow / typical))
     return sorted({count, max(1, count // 2)}, reverse=True)
-
-
-def _live(findings: Findings, layer: str) -> int:
-    """Units of a layer that have fan-in and fan-out: a seed that is wired uniformly has many that lack one."""
-    sources, consumers = findings.sources(layer), findings.consumers(layer)
-    if not sources or not consumers:
-        return 0
-    fed = torch.stack([findings.mask(s, layer).any(dim=1) for s in sources]).any(dim=0)
-    sent = torch.stack([findings.by_unit(layer, findings.mask(layer, t).sum(dim=0)) > 0 for t in consumers])
-    return int((fed & sent.any(dim=0)).sum())
 
 
 def noise_bound(

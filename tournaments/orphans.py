@@ -31,15 +31,12 @@ def _next(findings: Findings) -> Narrow | None:
     """The orphans of the first layer that has some, but for one where they are all of its units."""
     sizes = findings.network.axis_sizes()
     for layer, place in findings.places.items():
-        sources, consumers = findings.sources(layer), findings.consumers(layer)
-        if "Narrow" not in place.grows or not consumers:
+        if "Narrow" not in place.grows or not findings.consumers(layer):
             continue
-        fed = torch.stack([findings.mask(s, layer).any(dim=1) for s in sources]).any(dim=0)
-        heard = torch.stack([findings.by_unit(layer, findings.mask(layer, t).any(dim=0)) > 0 for t in consumers])
-        out = heard.any(dim=0)
+        fed, heard = findings.fed(layer), findings.heard(layer)
         folds = {
-            slot: constant(findings, layer, slot) if not bool(fed[slot]) and bool(out[slot]) else 0.0
-            for slot in torch.nonzero(~(fed & out)).view(-1).tolist()
+            slot: constant(findings, layer, slot) if not bool(fed[slot]) and bool(heard[slot]) else 0.0
+            for slot in torch.nonzero(~(fed & heard)).view(-1).tolist()
         }
         if not foldable(findings, layer):
             folds = {slot: value for slot, value in folds.items() if value == 0.0}

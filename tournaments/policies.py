@@ -65,6 +65,10 @@ class Policy:
     flat: float = 0.0
     endowed: Callable[[Terms], float] = lambda terms: 0.0
 
+    def highs(self, seen: Seen) -> float | None:
+        """The figure whose highs earn; None where something else does."""
+        return None if self.figure is None else self.figure(seen)
+
     def open(self, endowment: float, seen: Seen, terms: Terms) -> Ledger:
         """The ledger of a newborn. endowment: nats."""
         start = seen.information if self.figure is None else self.figure(seen)

@@ -212,11 +212,7 @@ def narrow(findings: Findings) -> list[Candidate]:
             ]
         ).sum(dim=0)
         loss = findings.by_unit(layer, 0.5 * spread * stake)
-        cost = torch.full((units,), findings.own_parameters(layer), dtype=torch.int64, device=loss.device)
-        for s in findings.sources(layer):
-            cost += findings.mask(s, layer).sum(dim=1)
-        for t in consumers:
-            cost += findings.by_unit(layer, findings.mask(layer, t).sum(dim=0))
+        cost = findings.held(layer)
         order = torch.argsort(loss / cost, stable=True).tolist()
         slots: list[int] = []
         for slot in order:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from search_spaces import surgery
-from search_spaces.actions import Action, Connect, Edge, Narrow, Remove, Skip
+from search_spaces.actions import Edge, Narrow, Remove
 from tournaments.candidate import Candidate
-from tournaments.connecting import edge_of
+from tournaments.connecting import connected, edge_of
 from tournaments.edges import choose_edges
 from tournaments.findings import Findings
 from tournaments.place import residual
@@ -33,9 +33,7 @@ def remove(findings: Findings) -> list[Candidate]:
 
 def _without(findings: Findings, layer: str) -> list[Candidate]:
     """At most one candidate."""
-    freed = sum(int(findings.mask(s, layer).sum()) for s in findings.sources(layer))
-    freed += sum(int(findings.mask(layer, t).sum()) for t in findings.consumers(layer))
-    freed += findings.own_parameters(layer) * findings.network.axis_sizes()[layer]
+    freed = int(findings.held(layer).sum())
     budget = max(freed - findings.trim, 0)
     found = [item for t in findings.consumers(layer) for item in _instead(findings, layer, t, budget)]
     edges = [edge for _, edge in sorted(found, key=lambda item: -item[0])[:budget]]
@@ -43,14 +41,7 @@ def _without(findings: Findings, layer: str) -> list[Candidate]:
     if not budget <= len(edges) <= freed:
         return []
     narrow, loss = _folded(findings, layer, edges)
-    by_link: dict[str, list[Edge]] = {}
-    for edge in edges:
-        by_link.setdefault(edge.link, []).append(edge)
-    present = {f"{s}>{t}" for t in findings.places for s in findings.sources(t)}
-    actions: list[Action] = [
-        Connect(link, tuple(group)) if link in present else Skip(link, tuple(group)) for link, group in by_link.items()
-    ]
-    actions += [*narrow, Remove(layer)]
+    actions = [*connected(findings, edges), *narrow, Remove(layer)]
     cost = surgery.apply(findings.network, actions)[0].count() - findings.network.count()
     reason = f"{layer} passes on {loss:.2g} nats more than {len(edges)} edges that jump over it do"
     return [Candidate(tuple(actions), "remove", reason, cost, -loss, -loss, exact=True)]

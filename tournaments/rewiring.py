@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from search_spaces.actions import Action, Connect, Edge, Skip
+from search_spaces.actions import Connect
 from tournaments.candidate import Candidate
-from tournaments.connecting import Ranked, beyond_noise, edge_of, masked_edges, most_gainful
+from tournaments.connecting import Ranked, beyond_noise, connected, edge_of, masked_edges, most_gainful
 from tournaments.edges import ChosenEdge, choose_edges
 from tournaments.findings import Findings
 from tournaments.pruning import lightest_edges, weakest_edges
@@ -54,13 +54,7 @@ def rewire_forward(findings: Findings) -> list[Candidate]:
     count = len(removed.edges)
     if len(best) < count:
         return []
-    by_link: dict[str, list[Edge]] = {}
-    for i in best:
-        by_link.setdefault(named[i][0].link, []).append(named[i][0])
-    present = {f"{s}>{t}" for t in findings.places for s in findings.sources(t)}
-    added: list[Action] = [Skip(link, tuple(edges)) for link, edges in by_link.items() if link not in present]
-    old = tuple(edge for link, edges in by_link.items() if link in present for edge in edges)
-    added += [Connect("*", old)] if old else []
+    added = connected(findings, [named[i][0] for i in best])
     chosen = [named[i][1] for i in best]
     predicted = beyond_noise(findings, chosen, choices) - removed.loss
     jumps = sum(preferred(*ends[i]) > 1 for i in best)

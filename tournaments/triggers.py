@@ -40,7 +40,7 @@ NEEDS: dict[str, frozenset[str]] = {
 }
 """Fields of the history that have to be collected for a trigger. One that is not listed gets them all."""
 
-EVERYTHING = frozenset({"extreme_units", "activity", "spreads", "evaluations", "cycles", "credit"})
+EVERYTHING = frozenset[str]().union(*NEEDS.values())
 
 
 def parse(expression: str) -> tuple[tuple[str, ...], ...]:

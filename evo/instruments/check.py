@@ -28,6 +28,7 @@ from torch import Tensor
 from evo import data, sources
 from evo.config import Config
 from evo.instruments import pictures
+from evo.instruments.comparisons import Z95
 from evo.instruments.instrument import Bench, Request, Result
 from evo.instruments.jobs import STATIC, Job, Outcome
 from evo.instruments.tables import Column, nats, percent
@@ -46,7 +47,6 @@ from tournaments.findings import Findings
 STEPS = 3000
 """Of the twin's life, where the config's is not shorter."""
 
-Z95 = 1.645
 SILENT = 0.5
 """Share of a layer's units that gradient may fail to reach."""
 

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+Z95 = 1.645
+"""Standard errors below a mean at its lower 95% bound, where samples are many."""
+
 
 @dataclass(frozen=True)
 class Estimate:

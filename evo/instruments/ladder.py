@@ -92,7 +92,7 @@ def _notes(located: cliff.Cliff, seeds: int) -> tuple[str, ...]:
     lines = [f"cliff: at {_mark(half)} information falls to {nats(value)} nats, half of the dense network's{between}"]
     if located.steepest.density is not None:
         lines.append(f"steepest at {_mark(located.steepest)}, by a logistic in log density")
-    lines.append(f"intervals: 95%, bootstrap over {seeds} seeds a rung" if seeds > 1 else "one seed: no interval")
+    lines.append(f"intervals: 95%, by Student's t on {seeds} seeds a rung" if seeds > 1 else "one seed: no interval")
     return tuple(lines)
 
 

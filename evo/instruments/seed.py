@@ -20,6 +20,7 @@ import yaml
 
 from evo.config import ConfigError
 from evo.instruments import pictures
+from evo.instruments.comparisons import Z95
 from evo.instruments.instrument import Bench, Request, Result
 from evo.instruments.jobs import STATIC, Outcome
 from evo.instruments.tables import Column, nats, percent, share, whole
@@ -35,7 +36,6 @@ SHORTENED = (16, 4, 1)
 SPARE = 3
 """Smallest ones that have passed and go on, in case the first fails in a longer life or in another seed."""
 
-Z95 = 1.645
 
 COLUMNS = (
     Column("layers", "layers"),

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from search_spaces.network import Network
-from tournaments.analysis import Analysis, Cost, Measure
+from tournaments.analysis import Analysis, Cost, Measure, share_error
 from tournaments.evidence import Evidence
 from tournaments.findings import Findings
 
@@ -100,9 +100,8 @@ def extrema(findings: Findings) -> Analysis:
         verdicts = {"dead": found.dead, "saturated": found.saturated, "active": found.active}
         told = {**verdicts, "extreme": found.dead | found.saturated}
         for name in ("dead", "saturated", "extreme", "active"):
-            part = np.array([told[name].mean()])
-            se = float(_standard_error(part, found.units)[0])
-            measures.append(Measure(found.layer, f"{name}_share", float(part[0]), se, "share"))
+            part = float(told[name].mean())
+            measures.append(Measure(found.layer, f"{name}_share", part, float(share_error(part, found.units)), "share"))
         for name, values in {"low": found.low, "high": found.high, "mean": found.mean, **verdicts}.items():
             arrays[f"{found.layer}.{name}"] = values.astype(np.float64)
     operations = float(sum(3 * found.samples * found.units for found in layers))
@@ -170,10 +169,4 @@ def share(findings: Iterable[Extrema]) -> tuple[int, int]:
 def _error_over_pictures(shares: Array, squares: Array, n: int, positions: int) -> Array:
     """Of a mean over n pictures, from their mean squared share; no less than if all positions were independent."""
     between = np.sqrt(np.maximum(squares - shares**2, 0.0) / n)
-    return np.asarray(np.maximum(between, _standard_error(shares, n * positions)))
-
-
-def _standard_error(shares: Array, n: int) -> Array:
-    """Binomial, with half a count added at either side, so that no share of a finite sample is certain."""
-    eased = (shares * n + 0.5) / (n + 1)
-    return np.asarray(np.sqrt(eased * (1 - eased) / n))
+    return np.asarray(np.maximum(between, share_error(shares, n * positions)))

@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tournaments.analysis import Analysis, Cost, Measure
+from tournaments.analysis import Analysis, Cost, Measure, share_error
 from tournaments.findings import Findings
 
 Array = NDArray[np.float64]
@@ -46,8 +46,7 @@ def gradients(findings: Findings) -> Analysis:
         measures.append(Measure(layer, "gradient", float(norm.mean()), _error(_array(norm)), "nats per unit"))
         silent = float((units[layer] <= SILENT * loudest).mean())
         count = len(units[layer])
-        eased = (silent * count + 0.5) / (count + 1)
-        measures.append(Measure(layer, "silent_share", silent, math.sqrt(eased * (1 - eased) / count), "share"))
+        measures.append(Measure(layer, "silent_share", silent, float(share_error(silent, count)), "share"))
     names = list(findings.places)
     ratio, se = _ratio(_array(norms[names[0]]), _array(norms[names[-1]]))
     vanishing, exploding = ratio + 2 * se < VANISHING, ratio - 2 * se > 1 / VANISHING

@@ -10,7 +10,7 @@ adjacent hidden layer M of the unit u has
 
 Products stand for the path through M as if its slopes were 1. Where they name more edges than u had, only as many stay,
 the largest. Every weight, and the bias, is then taken times CLONE, and the weights times 1 + NOISE·ξ, keyed noise that
-breaks the symmetry. Nothing is taken from u. The line search of the screening may shorten what the clone sends on.
+breaks the symmetry. Nothing is taken from u, and no line search changes a clone.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from search_spaces.actions import Connect, Disconnect, Edge, Skip
+from search_spaces.actions import Disconnect, Edge, Skip
 from tournaments.analyzers.extrema import SATURATED, extrema, layer_extrema
 from tournaments.findings import Findings
 
@@ -65,18 +65,6 @@ def dense(findings: Findings, layer: str) -> bool:
     )
 
 
-def freed(findings: Findings, layer: str) -> list[int]:
-    """By slot, the parameters that go with a unit: its edges and its own."""
-
-    def count() -> list[int]:
-        own = torch.full((findings.network.axis_sizes()[layer],), findings.own_parameters(layer))
-        fan_in = [findings.mask(s, layer).sum(dim=1).cpu() for s in findings.sources(layer)]
-        fan_out = [findings.by_unit(layer, findings.mask(layer, t).sum(dim=0)).cpu() for t in findings.consumers(layer)]
-        return [int(n) for n in torch.stack([own, *fan_in, *fan_out]).sum(dim=0)]
-
-    return findings.once(f"freed {layer}", count)
-
-
 def missed(findings: Findings, layer: str, slots: Sequence[int]) -> float:
     """Nats lost when these units put out their means for good: ½ Σ var(h) w² f, as in pruning."""
     if not slots:
@@ -106,26 +94,6 @@ def may_link(findings: Findings, source: str, target: str) -> bool:
     if findings.linked(source, target):
         return place.positions == 1 and findings.reach(source, target) == 1
     return "Skip" in place.grows and source in place.sources
-
-
-def connected(findings: Findings, edges: Sequence[Edge]) -> tuple[Connect | Skip, ...]:
-    """Actions that switch these edges on: one Connect for the links that there are, a Skip for each of the others."""
-    by_link: dict[str, list[Edge]] = {}
-    for edge in edges:
-        by_link.setdefault(edge.link, []).append(edge)
-    there = [e for link, es in by_link.items() if findings.linked(*link.split(">")) for e in es]
-    sites = {e.link.split(">")[1] for e in there}
-    actions: list[Connect | Skip] = []
-    if there:
-        actions.append(Connect(next(iter(sites)) if len(sites) == 1 else "*", tuple(there)))
-    actions += [Skip(link, tuple(es)) for link, es in by_link.items() if not findings.linked(*link.split(">"))]
-    return tuple(actions)
-
-
-def centred(features: torch.Tensor) -> torch.Tensor:
-    """(r, p) features less their means, in double precision."""
-    wide = features.double()
-    return wide - wide.mean(dim=0)
 
 
 def alive(findings: Findings, layer: str, outputs: torch.Tensor) -> torch.Tensor:

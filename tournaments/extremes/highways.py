@@ -20,7 +20,7 @@ from torch import Tensor
 from search_spaces.actions import Narrow, Spoke, Unit, Widen
 from tournaments.candidate import Candidate
 from tournaments.edges import edge_noise
-from tournaments.extremes.found import alive, dense, extremes, freed, may_link, missed, opened
+from tournaments.extremes.found import alive, dense, extremes, may_link, missed, opened
 from tournaments.findings import Findings
 from tournaments.units import Pool, PooledUnit, orthonormal, pick_units
 
@@ -57,7 +57,7 @@ def highway(findings: Findings) -> list[Candidate]:
             continue
         own = findings.own_parameters(layer)
         # Those that free most come first: fewer of them never cost more than all of them.
-        held = freed(findings, layer)
+        held = findings.held(layer).tolist()
         dead = sorted(units.dead, key=lambda slot: (-held[slot], slot))
         while dead and findings.grow + sum(held[slot] for slot in dead) < LEAST * len(dead):
             dead.pop()
@@ -109,7 +109,7 @@ def _candidate(findings: Findings, layer: str, dead: Sequence[int], path: Path, 
     mean = extremes(findings)[layer].mean
     narrow = Narrow(layer, tuple(dead), tuple(float(mean[slot]) for slot in dead))
     cost = sum(1 + len(r.fan_out) + findings.own_parameters(layer) for r in relays)
-    cost -= sum(freed(findings, layer)[slot] for slot in dead)
+    cost -= int(findings.held(layer)[list(dead)].sum())
     noise = edge_noise(choices, findings.evidence.samples)
     loss = missed(findings, layer, dead)
     return Candidate(

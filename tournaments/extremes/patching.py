@@ -16,9 +16,9 @@ from torch import Tensor
 
 from search_spaces.actions import Edge
 from tournaments.candidate import Candidate
-from tournaments.connecting import beyond_noise, edge_of
+from tournaments.connecting import beyond_noise, connected, edge_of
 from tournaments.edges import ChosenEdge, choose_edges, edge_gains
-from tournaments.extremes.found import centred, connected, dense, extremes
+from tournaments.extremes.found import dense, extremes
 from tournaments.extremes.waking import Asked, asked, wake
 from tournaments.findings import Findings
 
@@ -138,7 +138,8 @@ def _spent(masked: Tensor, blocks: Sequence[Block], budget: int) -> list[tuple[i
 
 def _alike(features: Tensor) -> Tensor:
     """(p, p) absolute correlation of units; -1 of a unit with itself, 0 where one of two is constant."""
-    h = centred(features)
+    wide = features.double()
+    h = wide - wide.mean(dim=0)
     inner = h.t() @ h / len(h)
     variance = inner.diagonal()
     floor = 1e-9 * variance.mean().clamp(min=1e-30)

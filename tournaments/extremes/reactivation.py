@@ -15,7 +15,7 @@ import torch
 from search_spaces.actions import Narrow, Widen
 from tournaments.candidate import Candidate
 from tournaments.channels import channels
-from tournaments.extremes.found import extremes, freed, missed
+from tournaments.extremes.found import extremes, missed
 from tournaments.findings import Findings
 from tournaments.growing import cost_of, counts, new_units
 from tournaments.orphans import foldable
@@ -32,7 +32,7 @@ def reactivate(findings: Findings) -> list[Candidate]:
             continue
         slots = lifeless(findings, layer)
         # Those that hold most come first: fewer of them never cost more than all of them.
-        held = freed(findings, layer)
+        held = findings.held(layer).tolist()
         slots.sort(key=lambda slot: (-held[slot], slot))
         for grow in sorted({0, findings.grow}):
             candidates += _revived(findings, layer, slots, grow)
@@ -41,20 +41,13 @@ def reactivate(findings: Findings) -> list[Candidate]:
 
 def lifeless(findings: Findings, layer: str) -> list[int]:
     """Slots of a hidden layer that are dead, read nothing or feed nothing."""
-    units = findings.network.axis_sizes()[layer]
-    fed = torch.zeros(units, dtype=torch.bool, device=findings.evidence.x.device)
-    heard = torch.zeros_like(fed)
-    for s in findings.sources(layer):
-        fed |= findings.mask(s, layer).any(dim=1)
-    for t in findings.consumers(layer):
-        heard |= findings.by_unit(layer, findings.mask(layer, t).sum(dim=0)) > 0
-    idle = torch.nonzero(~(fed & heard)).view(-1).tolist()
+    idle = torch.nonzero(~(findings.fed(layer) & findings.heard(layer))).view(-1).tolist()
     return sorted({*extremes(findings)[layer].dead, *idle})
 
 
 def _revived(findings: Findings, layer: str, slots: Sequence[int], grow: int) -> list[Candidate]:
     """At most one candidate: as many of the slots as the budget revives, for what they hold and `grow` more."""
-    held, count = freed(findings, layer), len(slots)
+    held, count = findings.held(layer).tolist(), len(slots)
     while count:
         gone = slots[:count]
         budget = grow + sum(held[slot] for slot in gone)

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from search_spaces.actions import Edge
 from tournaments.candidate import Candidate
-from tournaments.connecting import edge_of
+from tournaments.connecting import connected, edge_of
 from tournaments.edges import ChosenEdge, edge_gains
-from tournaments.extremes.found import connected, dense, extremes, may_link
+from tournaments.extremes.found import dense, extremes, may_link
 from tournaments.extremes.waking import Asked, asked, wake
 from tournaments.findings import Findings
 
