@@ -55,6 +55,9 @@ NAMES = {
 TRIALS = 1 / 3
 """Work beyond the planned line: about what a default life spends in trials."""
 
+APART: Mapping[str, Mapping[str, Any]] = {"schedule": {"growth.every": 2}}
+"""What a trigger needs beside its name to differ from the default's."""
+
 TELLING = 5
 MARKDOWN = Path(__file__).parents[1] / "docs" / "benchmarks" / "ablation.md"
 
@@ -80,7 +83,7 @@ def rows() -> dict[str, Row]:
         *(Row(f"alone {name}", "alone", {"growth.proposers": [name]}) for name in proposers),
         *(Row(f"without {name}", "without", {"growth.proposers": others[name]}, "full") for name in proposers),
         *(Row(f"rates {name}", "rates", {"training.rates": name}) for name in RATES if name != "uniform"),
-        *(Row(f"trigger {name}", "triggers", {"growth.triggers": name}) for name in TRIGGERS),
+        *(Row(f"trigger {name}", "triggers", {"growth.triggers": name, **APART.get(name, {})}) for name in TRIGGERS),
         *(Row(f"policy {name}", "policies", {"economy.policy": name}) for name in ("spike", "correct", "proportional")),
         Row("caps 10, 50, 200", "policies", {"economy.caps": [10, 50, 200]}),
         Row("quantised every 4 steps", "options", {"training.quantise_every": 4}),

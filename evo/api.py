@@ -104,7 +104,8 @@ def settings_of(config: Settings) -> Mapping[str, Any]:
     if config is None:
         return {}
     if isinstance(config, Config):
-        return config.model_dump()
+        # Only what was given: a search asks whether the shape of the seed was.
+        return config.model_dump(exclude_unset=True)
     return config if isinstance(config, Mapping) else read_yaml(os.fspath(config))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from evo import resolution
 from evo.config import Config, ConfigError
 from evo.task import Task
 from search_spaces import transfer
@@ -20,9 +21,13 @@ from search_spaces.spaces import seed
 def seeded(config: Config, task: Task, network: str, x: Tensor) -> tuple[Network, str]:
     """The seed of a network of this name, and what is to be said of it (empty: nothing), also on standard error.
 
-    x: training samples, for what measures them. Raises ValueError naming the setting that cannot be.
+    x: training samples, for what measures them: in the blocks in which the network will see them first. Raises
+    ValueError naming the setting that cannot be.
     """
     _check_size(config, task)
+    side = resolution.scale(config.training.scales, 0, 1)
+    if task.picture is not None and side > 1:
+        x = resolution.block_means(x, task.picture, side)
     rng = keyed(config.seed, network, "seed")
     body = seed(config.network.model_dump(), task.shape, task.picture, task.outputs, rng, x.cpu())
     start, most = config.network.start, config.growth.max_parameters

@@ -156,9 +156,12 @@ def lived(decisions: pd.DataFrame, history: pd.DataFrame) -> pd.DataFrame:
 
 
 def effort(events: pd.DataFrame) -> tuple[int, int]:
-    """(steps that the networks lived, adopted forks' included; steps of the forks that were thrown away)."""
+    """(steps that the networks lived, adopted forks' included; steps that were thrown away: those of forks that
+    lost, and of training that diverged).
+    """
     lived = events.groupby("network")["step"].max().dropna().sum()
-    return int(lived), int(events.loc[events["kind"] == "decision", "trial_steps"].dropna().sum())
+    lost = events.loc[events["kind"].isin(["decision", "choice"]), "trial_steps"]
+    return int(lived), int(lost.dropna().sum())
 
 
 def _covered(rows: pd.DataFrame) -> Share:

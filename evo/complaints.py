@@ -33,7 +33,7 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
             raise typer.Exit(1) from None
         except (OSError, ValueError) as err:
             message = os_error(err) if isinstance(err, OSError) else str(err)
-            if _ours(err):
+            if ours(err):
                 raise typer.Exit(complain("; ".join([message, *_notes(err)]))) from err
             message = f"a fault of evo's own, {type(err).__name__}: {message}"
             complain("; ".join([message, "MERISTEM_TRACEBACK=1 shows where", *_notes(err)]))
@@ -45,7 +45,7 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
     return run
 
 
-def _ours(err: BaseException) -> bool:
+def ours(err: BaseException) -> bool:
     """Whether this was raised by us, of somebody's mistake, and not by a library, of a mistake in us."""
     trace = err.__traceback__
     while trace is not None and trace.tb_next is not None:

@@ -228,8 +228,13 @@ class SearchConfig(Section):
     at_once: int | None = Field(
         default=None, ge=1, description="networks side by side; empty: as many as there are CPUs"
     )
-    hidden: tuple[Count, Count] = Field(default=(6, 16), description="range of the seed's hidden units")
-    seed_parameters: tuple[Count, Count] = Field(default=(60, 95), description="range of the seed's parameters")
+    hidden: tuple[Count, Count] | None = Field(
+        default=(6, 16), description="range of the seed's hidden units; empty, or only network.hidden given: as that is"
+    )
+    seed_parameters: tuple[Count, Count] | None = Field(
+        default=(60, 95),
+        description="range of the seed's parameters; empty, or only network.hidden or .density given: as density is",
+    )
     learning_rate: tuple[Positive, Positive] = Field(
         default=(5e-3, 2e-2), description="range of training.learning_rate"
     )
@@ -239,7 +244,7 @@ class SearchConfig(Section):
     @model_validator(mode="after")
     def _ranges_rise(self) -> SearchConfig:
         for name in ("hidden", "seed_parameters", "learning_rate", "final_price", "stake"):
-            low, high = getattr(self, name)
+            low, high = getattr(self, name) or (0, 0)
             if low > high:
                 raise ValueError(
                     f"search.{name}: expected [lowest, highest], got [{low:g}, {high:g}]; "

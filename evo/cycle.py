@@ -34,11 +34,15 @@ PATIENCE_WITH_DIVERGENCE = 5
 
 
 def born(around: Surroundings, network: Network) -> Life:
-    """The life of a network that has not been trained here yet."""
+    """The life of a network that has not been trained here yet. Its first figures are at its first cycle's resolution,
+    as those that they will be held against.
+    """
+    life = Life(0, 0, Ledger(0.0, 0.0), 0.0, 0.0, network.count())
+    around = around.seen(life)
     task = around.task
     now = information(task, held_out_losses(network, task.splits["growth"], task.kind))
     seen, policy = Seen(now, correct(around, network)), around.policy
-    life = Life(0, 0, Ledger(0.0, 0.0), now, now, network.count(), best=now)
+    life = dataclasses.replace(life, information=now, born=now, best=now)
     ledger = policy.open(around.config.economy.endowment, seen, around.terms(life))
     return dataclasses.replace(life, ledger=ledger, traces=traces.born(around.config, policy.highs(seen)))
 
@@ -94,7 +98,9 @@ def _spikes(around: Surroundings, before: Life, trained: Trained) -> int:
 def _train(
     around: Surroundings, life: Life, network: Network, state: OptimizerState, steps: int
 ) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]], Trained | None]:
-    """A segment of plain training. Where it diverges it is run again at half the rate; what was lost is said."""
+    """A segment of plain training. Where it diverges it is run again at half the rate; what was lost is said, and its
+    steps are part of what the life has spent.
+    """
     began = time.perf_counter()
     task, config = around.task, around.config
     train = task.splits["train"]
@@ -112,11 +118,11 @@ def _train(
         held = held_out_losses(network, task.splits["growth"], task.kind)
         if not trained.diverged and bool(np.isfinite(held).all()):
             break
-        life = dataclasses.replace(life, rate=life.rate / 2)
+        life = dataclasses.replace(life, rate=life.rate / 2, spent=life.spent + steps)
         said = "training diverged"
         if attempt < PATIENCE_WITH_DIVERGENCE:
             said += f"; once more from the last decision at {life.rate:g} of the learning rate"
-        rows.append(choice_row(around, life, said))
+        rows.append(choice_row(around, life, said, lost=steps))
     else:
         network, state = unpack(keep)
         return (

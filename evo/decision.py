@@ -23,7 +23,8 @@ from search_spaces import actions
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
-from tournaments import economy, triggers
+from tournaments import economy, outside, triggers
+from tournaments.analysis import Analysis, checked
 from tournaments.analyzers import ANALYZERS
 from tournaments.candidate import Candidate
 from tournaments.evidence import Evidence, collect
@@ -139,8 +140,18 @@ def _analysed(
     listed = around.config.growth.analyzers
     if not listed or not look().finite:
         return []
-    analyses = [findings().analysis(ANALYZERS[name]) for name in ANALYZERS if name in listed]
+    found = findings()
+    analyses = [_asked(name, found) for name in ANALYZERS if name in listed]
     return [row for analysis in analyses for row in analysis_rows(around, life, analysis)]
+
+
+def _asked(name: str, findings: Findings) -> Analysis:
+    """What an analyzer finds. One from outside may be wrong, and is told so by name before it is recorded."""
+    analyzer = ANALYZERS[name]
+    if outside.ours(analyzer):
+        return findings.analysis(analyzer)
+    said = f"growth.analyzers: {name}"
+    return checked(said, outside.asked(said, findings.analysis, analyzer))
 
 
 class _Trials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -10,44 +11,71 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import LayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 INK, MUTED, FAINT, GRID = "#1f2a37", "#5f6b7a", "#b8c1cc", "#e9edf1"
 TEAL, AMBER = "#0f766e", "#c2570c"
-# What grows points up or is round, what shrinks points down; colours that survive colour blindness.
+# What grows points up or is round, what shrinks points down or aside; colours that survive colour blindness.
 MARKS: Mapping[str, tuple[str, str]] = {
     "Widen": ("#0f766e", "^"),
     "Connect": ("#2b6cb0", "o"),
     "Skip": ("#7c4dbe", "D"),
     "Insert": ("#b7791f", "s"),
     "Disconnect": ("#c2410c", "v"),
-    "Narrow": ("#be3a6b", "v"),
+    "Narrow": ("#be3a6b", "<"),
     "Remove": ("#7a2e2e", "X"),
 }
-Corner = Literal["upper left", "upper right", "lower right"]
+HEAD = 0.72
+"""Inches that the title and the line under it take."""
 _OTHER = ("#4a5563", "*")
 
 
-def page(title: str, rows: int = 1, height: float = 5.0) -> tuple[Figure, list[Axes]]:
-    """A white page, 8 inches wide, with a title at the left and `rows` quiet axes below it that share x."""
-    figure = Figure(figsize=(8.0, height), dpi=150, facecolor="white")
+class _Margins(LayoutEngine):
+    """Moves the axes as far to the right as the labels at their left need, measured when the picture is drawn."""
+
+    _adjust_compatible = True
+    _colorbar_gridspec = False
+
+    def execute(self, fig: Figure) -> None:
+        need = 0.0
+        for axes in fig.axes:
+            taken = axes.get_tightbbox(for_layout_only=True, bbox_extra_artists=[])
+            first = axes.get_subplotspec()
+            if taken is not None and first is not None and first.is_first_col():
+                need = max(need, (float(axes.bbox.x0) - float(taken.x0)) / float(fig.bbox.width))
+        fig.subplots_adjust(left=max(0.095, need + 0.018))
+
+
+def page(
+    title: str, rows: int = 1, height: float = 5.0, columns: Sequence[float] = (1.0,)
+) -> tuple[Figure, list[Axes]]:
+    """A white page, 8 inches wide, with a title at the left and quiet axes below it, row by row.
+
+    rows: they share x. columns: their widths as shares; they share y.
+    """
+    figure = Figure(figsize=(8.0, height), dpi=150, facecolor="white", layout=_Margins())
     FigureCanvasAgg(figure)
-    head = 0.72 / height
-    grid = figure.add_gridspec(rows, 1, left=0.095, right=0.965, bottom=0.62 / height, top=1 - head, hspace=0.1)
+    figure.subplots_adjust(right=0.965, bottom=0.62 / height, top=1 - HEAD / height, hspace=0.1, wspace=0.06)
+    grid = figure.add_gridspec(rows, len(columns), width_ratios=list(columns))
     axes: list[Axes] = []
-    for i in range(rows):
-        each = figure.add_subplot(grid[i], sharex=axes[0] if axes else None)
+    for i in range(rows * len(columns)):
+        row, column = divmod(i, len(columns))
+        above, left = axes[column] if row else None, axes[i - column] if column else None
+        each = figure.add_subplot(grid[row, column], sharex=above, sharey=left)
         each.set_facecolor("white")
         each.spines[["top", "right"]].set_visible(False)
         each.spines[["left", "bottom"]].set_color(FAINT)
-        each.tick_params(colors=MUTED, labelsize=8.5, length=3, color=FAINT)
+        each.tick_params(which="both", colors=MUTED, labelsize=8.5, length=3, color=FAINT)
         each.tick_params(which="minor", length=0)
+        each.tick_params(labelleft=left is None)
         each.grid(True, color=GRID, lw=0.8)
         each.set_axisbelow(True)
         each.xaxis.label.set(color=INK, fontsize=9)
         each.yaxis.label.set(color=INK, fontsize=9)
         axes.append(each)
+    figure.align_ylabels()
     figure.text(0.018, 1 - 0.27 / height, safe(title), fontsize=12.5, fontweight="bold", color=INK, va="center")
     return figure, axes
 
@@ -69,16 +97,26 @@ def key(
 ) -> Line2D:
     """An entry of a legend."""
     return Line2D(
-        [], [], color=colour, marker=mark or "", label=label, ls=style if line else "", lw=1.6, ms=5.5,
-        mfc="white" if hollow else colour, mec=colour if hollow else "white", mew=1.1 if hollow else 0.5,
+        [], [], color=colour, marker=mark or "", label=label, ls=style if line else "", lw=1.6,
+        ms=9 if mark == "*" else 5.5, mfc="white" if hollow else colour, mec=colour if hollow else "white",
+        mew=1.1 if hollow else 0.5,
     )  # fmt: skip
 
 
-def legend(axes: Axes, handles: Sequence[Line2D], place: Corner, columns: int = 1) -> None:
-    axes.legend(
-        handles=list(handles), loc=place, ncols=columns, fontsize=8.2, labelcolor=INK, frameon=True, framealpha=0.88,
-        edgecolor="none", facecolor="white", handlelength=1.5, columnspacing=1.2, borderpad=0.4, labelspacing=0.4,
-    )  # fmt: skip
+def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
+    """Between the head and the axes, which make room, so that it hides nothing; in as many columns as fit."""
+    height = float(figure.get_figheight())
+    for columns in range(len(handles), 0, -1):
+        box = figure.legend(
+            handles=list(handles), loc="upper left", bbox_to_anchor=(0.018, 1 - (HEAD - 0.07) / height), ncols=columns,
+            fontsize=8.2, labelcolor=INK, frameon=False, handlelength=1.5, columnspacing=1.4, labelspacing=0.4,
+            borderpad=0.0, borderaxespad=0.0,
+        )  # fmt: skip
+        size = box.get_window_extent()
+        if columns == 1 or size.width <= 0.955 * figure.bbox.width:
+            figure.subplots_adjust(top=1 - (HEAD + 0.06 + float(size.height) / figure.dpi) / height)
+            return
+        box.remove()
 
 
 def mark(action: str) -> tuple[str, str]:
@@ -88,20 +126,27 @@ def mark(action: str) -> tuple[str, str]:
     return MARKS.get(action, _OTHER)
 
 
-def plain_log_ticks(axes: Axes, low: float, high: float) -> None:
-    """Whole numbers on a logarithmic x axis, about as many as fit."""
-    span = high / low
-    subs = (1, 2, 5) if span > 6 else (1, 1.5, 2, 3, 4, 5, 6, 8)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=20))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+def plain_log_ticks(axes: Axes, low: float, high: float, which: Literal["x", "y"] = "x", most: int = 10) -> None:
+    """Plain numbers on a logarithmic axis, not many more than fit."""
+    decades = math.log10(high / low)
+    choices: Sequence[Sequence[float]] = ((1, 1.5, 2, 3, 4, 5, 6, 8), (1, 2, 5), (1,))
+    subs = next((subs for subs in choices if len(subs) * decades <= most), (1,))
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=subs, numticks=most))
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
+
+
+def plain(value: float) -> str:
+    """12,000 or 0.05, with the sign that numbers have."""
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{value:g}").replace("-", "−")
 
 
 def gain_scale(axes: Axes, which: Literal["x", "y"], unit: float) -> None:
     """An axis in nats: logarithmic beyond ±unit, straight between, so that gains around zero are seen too."""
     (axes.set_xscale if which == "x" else axes.set_yscale)("symlog", linthresh=unit, linscale=0.8)
     axis = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}".replace("-", "−")))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
 
 
 def label_end(axes: Axes, x: pd.Series, y: pd.Series, text: str, colour: str, dy: float = 0.0) -> None:

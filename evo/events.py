@@ -69,7 +69,7 @@ SCHEMA = pa.schema(
         _field("audit_nats", pa.float64(), "nats, the same gain on the other half"),
         _field("audit_se_nats", pa.float64(), "nats, samples of both halves"),
         _field("own_nats", pa.float64(), "nats, of the first seed's fork alone"),
-        _field("trial_steps", pa.int64(), "steps spent on this arm's forks"),
+        _field("trial_steps", pa.int64(), "steps spent on this arm's forks, or lost to training that diverged"),
         # the books: information on the deciding half, nats
         _field("information_nats", pa.float64(), "nats, deciding half of the growth data, after this row"),
         _field("gain_training_nats", pa.float64(), "nats"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from evo import learning_rate_rules as rules
 from evo.config import ConfigError
 from evo.learning_rate_setting import Factors, Setting
+from tournaments import outside
 
 RateRule = Callable[[Setting], Factors]
 
@@ -99,7 +100,7 @@ def describe(expression: str, setting: Setting) -> list[Scale]:
 def _product(names: tuple[str, ...], setting: Setting) -> dict[str, Tensor]:
     product = {name: scale.float() for name, scale in setting.state.scale.items()}
     for rule in names:
-        factors = RATES[rule](setting)
+        factors = _factors(rule, setting)
         if factors.keys() != product.keys():
             odd = sorted(factors.keys() ^ product.keys())[0]
             raise ConfigError(f"training.rates: {rule} must give one factor for each parameter, but not so {odd!r}")
@@ -115,6 +116,32 @@ def _product(names: tuple[str, ...], setting: Setting) -> dict[str, Tensor]:
         told = " * ".join(names)
         raise ConfigError(f"training.rates: {told} gives a factor that is negative or not finite; write another rule")
     return product
+
+
+def _factors(rule: str, setting: Setting) -> Factors:
+    """A rule's factors. One from outside may be wrong, and is told so by name."""
+    function = RATES[rule]
+    if outside.ours(function):
+        return function(setting)
+    said = f"training.rates: {rule}"
+    found: object = outside.asked(said, function, setting, error=ConfigError)
+    if not isinstance(found, Mapping):
+        raise ConfigError(
+            f"{said}: expected factors by parameter name, got {outside.shown(found)}; "
+            "return for example setting.everywhere(0.5), or setting.by_layer(...)"
+        )
+    factors: Factors = {}
+    for name, factor in found.items():
+        if not isinstance(factor, Tensor) or factor.is_complex():
+            raise ConfigError(
+                f"{said}: expected a tensor of real factors for {name}, got {outside.shown(factor)}; "
+                "return for example setting.everywhere(0.5)"
+            )
+        here = setting.parameters[name].device if name in setting.parameters else factor.device
+        if not bool((torch.isfinite(factor) & (factor >= 0)).all()):
+            raise ConfigError(f"{said}: gives {name} a factor that is negative or not finite; {outside.CURE}")
+        factors[str(name)] = factor.detach().to(here)
+    return factors
 
 
 def _fits(shape: torch.Size, wanted: torch.Size) -> bool:

@@ -48,8 +48,9 @@ class Life:
 
     information: nats on the deciding half, now. gains: sums of the books since birth (training, control, forks), nats.
     born: information at birth. peak: most parameters that it ever had. losses, norms: of every step since the last
-    growth (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps of trials.
-    plateaus: so many were seen, where the update scales follow them. traces: JSON, what triggers remember.
+    growth (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps that are not
+    in its line, of lost forks and of training that diverged. plateaus: so many were seen, where a rule of update scales
+    may follow them. traces: JSON, what triggers remember.
     """
 
     cycle: int

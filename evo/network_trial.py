@@ -7,6 +7,7 @@ Tune's own checkpoints serve only PBT, which pauses networks and has one go on f
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import traceback
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ import ray
 import torch
 from ray import tune
 
-from evo import plugins
+from evo import complaints, plugins
 from evo.config import Config
 from evo.pool import RayPool
 from evo.population import score
@@ -195,11 +196,12 @@ def _snapshots(folder: Path, network: str) -> list[str]:
 
 
 def _told(error: Exception) -> Exception:
-    """The error in a form that surely pickles, with its trace: what is wrong for users stays one line."""
+    """The error in a form that surely pickles: a user's mistake as one line, a fault of ours with its trace."""
     told: Exception = RuntimeError(f"{type(error).__name__}: {error}")
     if isinstance(error, OSError):
         told = OSError(*error.args)
     elif isinstance(error, ValueError):
         told = ValueError(str(error))
-    told.add_note(traceback.format_exc())
+    if isinstance(told, RuntimeError) or not complaints.ours(error) or os.environ.get("MERISTEM_TRACEBACK") == "1":
+        told.add_note(traceback.format_exc())
     return told

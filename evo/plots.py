@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from evo import books, front
 from evo.drawing import (
@@ -20,7 +19,6 @@ from evo.drawing import (
     INK,
     MUTED,
     TEAL,
-    Corner,
     count,
     empty,
     gain_scale,
@@ -29,6 +27,7 @@ from evo.drawing import (
     legend,
     mark,
     page,
+    plain,
     plain_log_ticks,
     room_at_right,
     safe,
@@ -86,7 +85,7 @@ def picture_front(run: Run) -> Figure:
     axes.set_ylim(bottom - margin, top + 2 * margin)
     axes.set_xlabel("active parameters (weights and biases)")
     axes.set_ylabel("information about the target, nats a sample")
-    legend(axes, handles, "lower right")
+    legend(figure, handles)
     end = float(y.iloc[-1])
     crowded = entropy is not None and 0 < entropy - end < 0.14 * (top - bottom)
     _label_best(axes, best.iloc[-1], front.metric(run.events), entropy if crowded and entropy is not None else end)
@@ -96,7 +95,7 @@ def picture_front(run: Run) -> Figure:
 def picture_growth(run: Run, network: str | None = None) -> Figure:
     """Information and active parameters over the steps of a life, ancestors first, decisions marked by action."""
     name = network or _main_network(run)
-    figure, (top, low) = page(f"Growth of {name or 'no network'}", rows=2)
+    figure, (top, low) = page(f"Growth of {name or 'no network'}", rows=2, height=5.4)
     told = books.history(run.events, name) if name else run.events.iloc[:0]
     told = told[told["information_nats"].notna() | told["active_parameters"].notna()]
     if not len(told):
@@ -129,14 +128,16 @@ def picture_growth(run: Run, network: str | None = None) -> Figure:
                     edgecolors="white", zorder=4)  # fmt: skip
         handles.append(key(colour, shape, f"{safe(action)} × {len(rows)}"))
     _mark_births((top, low), told)
-    top.set_ylabel("information, nats")
+    top.set_ylabel("information, nats a sample")
     low.set_ylabel("active parameters")
     low.set_xlabel("training steps" + (", ancestors' included" if told["network"].nunique() > 1 else ""))
     top.tick_params(labelbottom=False)
+    for axis in (low.xaxis, low.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
     low.margins(y=0.18)
     room_at_right(low, 0.13)
     if handles:
-        _legend_above(low, handles, "upper left")
+        legend(figure, handles)
     return figure
 
 
@@ -171,7 +172,7 @@ def picture_decisions(run: Run, network: str | None = None) -> Figure:
     axes.set_ylabel("ΔMI against NoChange, nats")
     told = f"{count(len(rows), 'tournament')}, {count(len(won), 'change')} adopted"
     subtitle(figure, f"{told}; bars: 95% intervals on the half that decided")
-    _legend_above(axes, handles, "upper right")
+    legend(figure, handles)
     return figure
 
 
@@ -201,8 +202,8 @@ def picture_predictions(run: Run) -> Figure:
     subtitle(figure, f"{count(len(pairs), 'candidate')}: {rank}{ratio}. The screening ranks, it is not calibrated")
     axes.set_xlabel("predicted ΔMI, nats")
     axes.set_ylabel("measured ΔMI against NoChange, nats")
-    legend(axes, [key(TEAL, "o", "adopted"), key(FAINT, "o", "not adopted"),
-                  key(MUTED, None, "as predicted", line=True, style=":")], "upper left")  # fmt: skip
+    legend(figure, [key(TEAL, "o", "adopted"), key(FAINT, "o", "not adopted"),
+                    key(MUTED, None, "as predicted", line=True, style=":")])  # fmt: skip
     return figure
 
 
@@ -229,15 +230,6 @@ def _round_up(value: float) -> float:
     return float(10.0 ** math.ceil(math.log10(max(value, 1e-6))))
 
 
-def _legend_above(axes: Axes, handles: Sequence[Line2D], place: Corner) -> None:
-    """A legend over the data: lifts the upper limit by as much as it needs, whatever the scale."""
-    rows = math.ceil(len(handles) / 4)
-    height = float(axes.bbox.height) / float(axes.figure.dpi)  # inches
-    seen = (axes.transScale + axes.transLimits).inverted()
-    axes.set_ylim(top=float(seen.transform((0.0, 1.0 + (0.12 + 0.19 * rows) / height))[1]))
-    legend(axes, handles, place, columns=min(len(handles), 4))
-
-
 def _main_network(run: Run) -> str | None:
     """The network to tell about where none is named: the best, or else the first."""
     if len(run.front):
@@ -261,9 +253,13 @@ def _label_best(axes: Axes, entry: pd.Series, figure: str, height: float) -> Non
 def _mark_births(panels: tuple[Axes, ...], told: pd.DataFrame) -> None:
     """A line where a child took over, with the names of both lives; nothing where there is one life only."""
     lives = list(told.groupby("network", sort=False))
+    letter = 0.012 * float(told["life_step"].max() - told["life_step"].min())  # the width of one, in steps
+    ends: list[float] = []  # of the names in each line of names, from the bottom
     for i, (name, life) in enumerate(lives if len(lives) > 1 else []):
-        at = float(life["life_step"].iloc[0])
+        at, shown = float(life["life_step"].iloc[0]), safe(name, 20)
         for axes in panels if i else ():
             axes.axvline(at, c=FAINT, lw=0.9, ls=(0, (2, 3)), zorder=0)
-        panels[0].annotate(safe(name, 20), (at, 0.03), xytext=(4, 0), xycoords=("data", "axes fraction"), fontsize=8.2,
-                           textcoords="offset points", color=MUTED)  # fmt: skip
+        line = next((k for k, end in enumerate(ends) if end < at), len(ends))
+        ends[line : line + 1] = [at + letter * (len(shown) + 1)]
+        panels[0].annotate(shown, (at, 0.03 + 0.09 * line), xytext=(4, 0), xycoords=("data", "axes fraction"),
+                           fontsize=8.2, textcoords="offset points", color=MUTED)  # fmt: skip

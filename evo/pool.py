@@ -14,10 +14,18 @@ from typing import Any
 
 import ray
 import torch
-from ray.exceptions import NodeDiedError, ObjectLostError, OutOfMemoryError, RayActorError, WorkerCrashedError
+from ray.exceptions import (
+    NodeDiedError,
+    ObjectLostError,
+    OutOfMemoryError,
+    RayActorError,
+    RayTaskError,
+    WorkerCrashedError,
+)
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from evo.config import ConfigError
 from evo.shipping import ShippedBody, ShippedRequest, ShippedResult, ShippedTask
 from evo.task import Task
 from evo.trials import Body, TrialRequest, TrialResult
@@ -168,4 +176,9 @@ def _answers(future: Any, lease: _Lease) -> list[ShippedResult] | None:
         answers: list[ShippedResult] = ray.get(future, timeout=0.0 if lease.until <= time.monotonic() else None)
     except (*_GONE, ray.exceptions.GetTimeoutError):
         return None
+    except RayTaskError as err:
+        if isinstance(err.cause, ConfigError):
+            # What is wrong is the user's to mend: as it was raised, without Ray's account of where.
+            raise err.cause from err
+        raise
     return answers

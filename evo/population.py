@@ -141,7 +141,8 @@ class Independents:
         sampler = optuna.samplers.TPESampler(n_startup_trials=self.config.search.population, seed=seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         for config in self.begun:
-            self._study.enqueue_trial({**growth_settings(config), "hidden": config.network.hidden[0]})
+            units = {"hidden": config.network.hidden[0]} if self.config.search.hidden and config.network.hidden else {}
+            self._study.enqueue_trial({**growth_settings(config), **units})
 
     @property
     def exhausted(self) -> bool:
@@ -218,8 +219,9 @@ def growth_settings(config: Config) -> dict[str, float]:
 
 
 def seed_space(config: Config) -> Space:
-    whole = optuna.distributions.IntDistribution
-    return {"hidden": whole(*config.search.hidden), "seed_parameters": whole(*config.search.seed_parameters)}
+    """What is searched of the seed's shape; nothing of it where the config settles it."""
+    ranges = {"hidden": config.search.hidden, "seed_parameters": config.search.seed_parameters}
+    return {name: optuna.distributions.IntDistribution(*range_) for name, range_ in ranges.items() if range_}
 
 
 def suggest_growth(config: Config, trial: optuna.Trial) -> dict[str, Any]:
@@ -227,11 +229,16 @@ def suggest_growth(config: Config, trial: optuna.Trial) -> dict[str, Any]:
 
 
 def suggest_seed(config: Config, trial: optuna.Trial, inputs: int, outputs: int) -> dict[str, Any]:
-    """Units of every hidden layer, and the density at which the seed has the parameters that were suggested."""
+    """Units of every hidden layer, and the density at which the seed has the parameters that were suggested; each only
+    where it is searched.
+    """
     drawn = {name: _suggest(trial, name, space) for name, space in seed_space(config).items()}
-    hidden = [int(drawn["hidden"])] * len(config.network.hidden)
-    density = density_for(inputs, tuple(hidden), outputs, int(drawn["seed_parameters"]))
-    return {"network.hidden": hidden, "network.density": density}
+    hidden, settings = list(config.network.hidden), dict[str, Any]()
+    if "hidden" in drawn:
+        settings["network.hidden"] = hidden = [int(drawn["hidden"])] * len(hidden)
+    if "seed_parameters" in drawn:
+        settings["network.density"] = density_for(inputs, tuple(hidden), outputs, int(drawn["seed_parameters"]))
+    return settings
 
 
 def _suggest(trial: optuna.Trial, name: str, space: Range) -> float | int:

@@ -137,7 +137,7 @@ def _tiles(run: Run) -> str:
         (judged, f"{'validation' if tested is None else 'test'} {_title(figure)}"),
         (f"{best.active_parameters:,}", "active parameters"),
         (f"{len(grown):,} of {len(run.decisions):,}", "decisions changed a network"),
-        (f"{lived:,}", f"training steps, and {spent:,} in forks that lost"),
+        (f"{lived:,}", f"training steps, and {spent:,} in forks that lost or training that diverged"),
     ]
     return "".join(f'<div class="tile"><b>{text(b)}</b><span>{text(s)}</span></div>' for b, s in tiles)
 

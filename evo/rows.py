@@ -18,9 +18,11 @@ from tournaments.economy import Phase
 from tournaments.tournament import Verdict
 
 
-def choice_row(around: Surroundings, life: Life, said: str) -> dict[str, Any]:
-    """Something that was settled by trying it."""
-    return events.row("choice", cycle=life.cycle, step=life.step, epoch=around.epoch(life), reason=said)
+def choice_row(around: Surroundings, life: Life, said: str, lost: int) -> dict[str, Any]:
+    """Something that was settled by trying it. lost: steps of the trying that the network has not kept."""
+    return events.row(
+        "choice", cycle=life.cycle, step=life.step, epoch=around.epoch(life), trial_steps=lost, reason=said
+    )
 
 
 def segment_row(

@@ -36,10 +36,21 @@ def build(*layers: Mapping[str, Any]) -> Config:
                 if not isinstance(spot, dict):
                     raise ConfigError(_wrong(section, _paths()[section], spot))
             spot[path[-1]] = value
+    _keep_shape(merged)
     try:
         return Config.model_validate(merged)
     except ValidationError as err:
         raise ConfigError(_one_line(err)) from err
+
+
+def _keep_shape(merged: dict[str, Any]) -> None:
+    """A search keeps the seed's shape where only that is given: the default ranges must not take its place."""
+    network = merged.get("network")
+    given = {"hidden", "density"} & network.keys() if isinstance(network, dict) else set()
+    if given and isinstance(search := merged.setdefault("search", {}), dict):
+        if "hidden" in given:
+            search.setdefault("hidden", None)
+        search.setdefault("seed_parameters", None)
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

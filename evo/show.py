@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from evo import analysis_table, books, run_folder, scale_table
+from evo import analysis_table, books, run_folder, scale_table, trust
 from evo.progress import sparkline, thinned
 from evo.report import failures, idle
 from evo.run import Run
@@ -108,7 +108,9 @@ def print_run(run: Run, network: str | None = None, to: Console | None = None) -
             to.print(Text("those of others: --network NAME, or --network all", style="dim"))
         if found := analysis_table.table(run):
             _listed("Analyses, before the latest decision", analysis_table.HEADS, found, to)
-        _trust(run, to)
+        _head(to, "Trust")
+        for line in trust.lines(run):
+            to.print(_cell(line))
         title, scales = scale_table.table(run)
         _listed(title, scale_table.HEADS, scales, to)
     for line in failures(run):
@@ -123,7 +125,8 @@ def _header(run: Run, to: Console) -> None:
     state = "finished" if run.finished else f"unfinished: evo resume {run.name}"
     to.print(_cell(f"{run.name}: {info['kind']} {info.get('task')}, seed {info.get('seed')}, {state}", "bold"))
     revision = str(info["git"])[:12] if info.get("git") else "no git revision"
-    made = f"meristem {versions.get('meristem', '?')} ({revision}), torch {versions.get('torch', '?')}"
+    # A checkout that was never installed has no version: its revision says what it is.
+    made = f"meristem {versions.get('meristem', '(not installed)')}, {revision}; torch {versions.get('torch', '?')}"
     to.print(_cell(f"created {info.get('created', '?')}, {made}", "dim"))
 
 
@@ -208,30 +211,6 @@ def _stayed(row: pd.Series) -> list[object]:
     return [row["network"], _figure("cycle", row["cycle"]), row["action"], "", "", now, "", "", "", knows]
 
 
-def _trust(run: Run, to: Console) -> None:
-    """One line each on whether the books balance and the error bars tell the truth."""
-    residual = books.books(run.events)["residual"].abs().max()
-    facts = books.calibration(run.events, _confidence(run))
-    lived, spent = books.effort(run.events)
-    _head(to, "Trust")
-    told = "the start of a life is not recorded" if pd.isna(residual) else f"they balance to {residual:.0e} nats"
-    lines = [
-        f"books: {told}",
-        f"effort: {lived:,} training steps lived, {spent:,} ({spent / max(lived + spent, 1):.0%}) in forks that lost",
-    ]
-    if facts.winners.n:
-        lines.append(f"audits: {facts.winners.hits} of {facts.winners.n} winners' gains inside their 95% intervals "
-                     f"({facts.winners.rate:.0%}), {facts.candidates.rate:.0%} of all candidates'")  # fmt: skip
-    if facts.placebos.n:
-        stated = "" if facts.stated is None else f", {facts.stated:.0%} expected"
-        lines.append(f"placebos: {facts.placebos.hits} false alarms of {facts.placebos.n}{stated}")
-    if facts.predictions:
-        rank = "" if math.isnan(facts.rank) else f", rank correlation {facts.rank:.2f}"
-        lines.append(f"screening: {facts.predictions:,} predictions{rank}, median measured/predicted {facts.ratio:.2f}")
-    for line in lines:
-        to.print(_cell(line))
-
-
 def _listed(title: str, heads: Sequence[str], rows: Sequence[Sequence[Any]], to: Console) -> None:
     _head(to, title)
     if rows:
@@ -256,11 +235,6 @@ def _told(folder: Path) -> dict[str, Any]:
         # One damaged run must not hide the others.
         row |= {"kind": row["kind"] or "?", "task": row["task"] or "?", "state": f"unreadable: {err}"}
     return row
-
-
-def _confidence(run: Run) -> float | None:
-    value = run.setting("tournament", "confidence")
-    return float(value) if isinstance(value, int | float) else None
 
 
 def _head(to: Console, text: str) -> None:

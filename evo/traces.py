@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evo import learning_rates
 from evo.config import Config
 from evo.life import Life
 from search_spaces.network import Network
@@ -59,7 +60,7 @@ def trained(config: Config, life: Life, losses: NDArray[np.float64], velocities:
             found = {"improvement": improvement, **dataclasses.asdict(shape)}
             traces["evaluations"] = [*traces.get("evaluations", []), found][-settings(config).patience :]
         traces["loss"] = loss
-    if "backoff" in config.training.rates.replace("*", " ").split():
+    if learning_rates.parse(config.training.rates) != (learning_rates.UNIFORM,):  # any rule may read the plateaus
         since = traces.get("since_plateau", 0) + len(losses)
         recent = np.array(life.losses[-since:] if since else ())
         if series.plateau(History(recent, np.empty(0)), settings(config)).fired:

@@ -6,12 +6,16 @@
   active as not. Looks at the same units are no new evidence, so they do not loosen the test; that there are several
   layers tightens it (Bonferroni).
 - variance: a unit's activation varies more than `ratio` times as much as its layer's units do on average, by more than
-  the error of that figure, once `samples` were seen. Of all units the farthest is taken, so each is tested at the rate
-  divided by their count. The rate is that of firing while no unit truly varies by more than `ratio`.
+  the error of that figure, once `samples` were seen. Of all units the farthest is taken, and the moving average that is
+  tested holds what earlier looks have tested already, mostly at the very same samples: so each unit is tested at the
+  rate divided by the units' count and by `LOOKS` (Bonferroni). The rate is that of firing at any of `LOOKS` looks in a
+  row while no unit truly varies by more than `ratio`, and a single look's is no higher. Over a longer time alarms add
+  up, by no more than the rate in each `LOOKS` looks.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -25,6 +29,9 @@ from tournaments.history import Array, Firing, History, Settings, Spread, tested
 
 MEMORY = 0.7
 """What is kept of a moving average from look to look."""
+
+LOOKS = math.ceil(1 / (1 - MEMORY))
+"""So many looks a moving average holds, about."""
 
 
 def extrema(history: History, settings: Settings) -> Firing:
@@ -60,8 +67,8 @@ def variance(history: History, settings: Settings) -> Firing:
     spreads = {name: spread for name, spread in history.spreads.items() if spread.samples >= settings.samples}
     if not spreads:
         return unknown("variance", f"fewer than {settings.samples} samples seen since the last growth")
-    tests = sum(len(spread.ratios) for spread in spreads.values())
-    z = float(special.ndtri(1 - settings.false_alarm / tests))
+    units = sum(len(spread.ratios) for spread in spreads.values())
+    z = float(special.ndtri(1 - settings.false_alarm / (units * LOOKS)))
     bounds = [
         (ratio - z * error, ratio, name, slot)
         for name, spread in spreads.items()
@@ -69,7 +76,7 @@ def variance(history: History, settings: Settings) -> Firing:
     ]
     bound, ratio, layer, slot = max(bounds)
     told = f"unit {slot} of {layer} varies {ratio:.2f} × as much as its layer's mean, {bound:.2f} × at least"
-    limit = f"{settings.ratio:g} (p {settings.false_alarm:g}, {tests} units)"
+    limit = f"{settings.ratio:g} (p {settings.false_alarm:g}, {units} units, {LOOKS} looks)"
     return verdict("variance", bound > settings.ratio, bound, settings.ratio, told, limit)
 
 
@@ -105,7 +112,8 @@ def unit_spreads(evidence: Evidence) -> dict[str, tuple[Array, Array]]:
 def averaged(before: Mapping[str, Spread], look: Mapping[str, tuple[Array, Array]], samples: int) -> dict[str, Spread]:
     """Moving averages after one more look at so many samples.
 
-    The looks are at the same samples, so their errors do not average out: theirs is the average of the errors.
+    The looks are at the same samples, so their errors do not average out: theirs is the average of the errors. Samples
+    are counted at every look, as a time to wait: the errors do not shrink by it.
     """
     after = {}
     for layer, (ratio, error) in look.items():

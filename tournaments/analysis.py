@@ -6,11 +6,15 @@ a trigger or the record asks for it by `findings.analysis(analyzer)`, and not be
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+from tournaments.outside import CURE, number, shown
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,52 @@ class Analysis:
             if (measure.site, measure.name) == (site, name):
                 return measure.value
         raise KeyError(f"{self.analyzer} has no {name!r} of {site!r}")
+
+
+def checked(said: str, found: object) -> Analysis:
+    """What an analyzer from outside found, fit for the record. said: the setting and its name.
+
+    Raises ValueError where it is no analysis, or a figure in it is none.
+    """
+    if not isinstance(found, Analysis):
+        raise ValueError(
+            f"{said}: expected a tournaments.analysis.Analysis, got {shown(found)}; return "
+            "Analysis(name, measures, Cost(samples, operations), arrays)"
+        )
+    if not isinstance(found.analyzer, str) or not isinstance(found.measures, tuple | list):
+        raise ValueError(
+            f"{said}: expected its name and a tuple of Measure, got {shown(found.analyzer)} and "
+            f"{shown(found.measures)}; return Analysis(name, (Measure(site, name, value, se, unit), ...), cost, arrays)"
+        )
+    cost, arrays = found.cost, found.arrays
+    if not isinstance(cost, Cost) or not all(_figure(n) and n >= 0 for n in (cost.samples, cost.operations)):
+        raise ValueError(
+            f"{said}: expected a Cost of finite numbers, none below 0, got {shown(cost)}; "
+            "write Cost(samples, operations)"
+        )
+    if not isinstance(arrays, Mapping) or not all(isinstance(array, np.ndarray) for array in arrays.values()):
+        raise ValueError(f"{said}: expected arrays by name, got {shown(arrays)}; give NumPy arrays, or {{}} for none")
+    measures = tuple(_checked_measure(said, measure) for measure in found.measures)
+    return dataclasses.replace(found, measures=measures)
+
+
+def _checked_measure(said: str, measure: object) -> Measure:
+    if not isinstance(measure, Measure):
+        raise ValueError(
+            f"{said}: expected each measure to be a Measure, got {shown(measure)}; "
+            "write Measure(site, name, value, se, unit)"
+        )
+    words = (measure.site, measure.name, measure.unit)
+    if not all(isinstance(word, str) for word in words):
+        raise ValueError(f"{said}: expected site, name and unit as text, got {shown(words)}; write '' for no site")
+    value, se = measure.value, measure.se
+    if not _figure(value) or not _figure(se) or se < 0:
+        raise ValueError(
+            f"{said}: expected {measure.name} of {measure.site or 'the network'} to be finite numbers, the standard "
+            f"error not below 0, got {shown(value)} and {shown(se)}; leave out what is not known, or {CURE}"
+        )
+    return dataclasses.replace(measure, value=float(value), se=float(se))
+
+
+def _figure(value: object) -> bool:
+    return number(value) and math.isfinite(value)

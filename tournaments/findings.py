@@ -68,7 +68,9 @@ class Findings:
 
     def analysis(self, analyzer: Callable[[Findings], Analysis]) -> Analysis:
         """What this analyzer finds; computed when first asked for, once a decision."""
-        return self.once(f"analysis {analyzer.__module__}.{analyzer.__qualname__}", lambda: analyzer(self))
+        # What can be called need not be a function, and then has no name of its own.
+        name = getattr(analyzer, "__qualname__", repr(analyzer))
+        return self.once(f"analysis {analyzer.__module__}.{name}", lambda: analyzer(self))
 
     def once(self, key: str, make: Callable[[], T]) -> T:
         """What several proposals of one decision need, made by the first that asks."""

@@ -76,43 +76,45 @@ def _block(findings: Findings, source: str, layer: str) -> list[Candidate]:
     some = slice(None, None, max(1, len(H) // ROWS))
     if shape is None or float(H[some][:, lively].std(dim=0).max()) <= 1e-6:
         return []
-    A, H_some = A[lively][:, lively], H[some][:, lively]
+    A, H_lively = A[lively][:, lively], H[:, lively]
+    H_some = H_lively[some]
     basis, basis_of_some = bases(findings, [layer], some)
     phi = findings.network.nonlinearity
     odd = bool(torch.allclose(phi(-torch.ones(1)), -phi(torch.ones(1))))
 
-    def search(gradients: Tensor, pool: int, random: int, rng: np.random.Generator) -> tuple[Pool, Pool]:
-        """Units of the first layer that the second may read, and a pool of units of the second, on some rows."""
-        aims = targets(gradients, f, pool, rng, random_gates(H_some, 16, rng))
+    def search(
+        gradients: Tensor, pool: int, random: int, count: int, rng: np.random.Generator
+    ) -> tuple[Pool, Pool, list[PooledUnit]]:
+        """Units of the first layer that the second may read, some of the second, and those that are picked of these.
+
+        As in `growing`: fan-ins are fitted on all samples, pools looked at on some, and the best of them again on all.
+        """
+        aims = targets(gradients, f, pool, rng, random_gates(H_lively, 16, rng))
         every = torch.ones(len(lively), dtype=torch.bool, device=H.device)
-        first = make_pool(H_some, A, aims, shape.fan_in, phi, odd, every, random, rng)
-        alone = promising(first, basis_of_some, gradients, f, shape.fan_out, FIRST // 2)
+        first = make_pool(H_some, A, aims, shape.fan_in, phi, odd, every, random, rng, H_lively)
+        alone = promising(first, basis_of_some, gradients[some], f, shape.fan_out, FIRST // 2)
         lucky = torch.from_numpy(rng.permutation(first.outputs.shape[1])).to(H.device)
         lucky = lucky[~torch.isin(lucky, alone)][: FIRST - len(alone)]
-        offered = torch.cat([alone, lucky])
-        some_outputs = first.outputs[:, offered]
-        chosen = Pool(first.columns[offered], first.weights[offered], first.bias[offered], some_outputs)
-        aims = targets(gradients, f, pool, rng, random_gates(some_outputs, 16, rng))
-        every = torch.ones(len(offered), dtype=torch.bool, device=H.device)
-        second = make_pool(some_outputs, _gram(some_outputs), aims, shape.between, phi, odd, every, random, rng)
-        return chosen, second
+        first = seen_on(first, torch.cat([alone, lucky]), H, lively, phi)
+        outputs = first.outputs
+        aims = targets(gradients, f, pool, rng, random_gates(outputs, 16, rng))
+        named = torch.arange(outputs.shape[1], device=H.device)
+        every = torch.ones_like(named, dtype=torch.bool)
+        gram = _gram(outputs)
+        second = make_pool(outputs[some], gram, aims, shape.between, phi, odd, every, random, rng, outputs)
+        best = promising(second, basis_of_some, gradients[some], f, shape.fan_out, FIRST)
+        second = seen_on(second, best, outputs, named, phi)
+        return first, second, pick_units(second, basis, gradients, f, 1, count, shape.fan_out)
 
-    def best_of_noise() -> Tensor:
-        def gained(null: Tensor, rng: np.random.Generator) -> list[PooledUnit]:
-            _, second = search(null, NOISE_POOL, 0, rng)
-            return pick_units(second, basis_of_some, null, f, 1, 1, shape.fan_out)
-
-        bound = noise_bound(G[some], gained, findings.draw(f"noise of a residual block {source}>{layer}"))
-        return torch.tensor(bound * len(G[some]) / len(G))
-
-    first, second = search(G[some], POOL, RANDOM_UNITS, findings.draw(f"residual {source}>{layer}"))
-    best = promising(second, basis_of_some, G[some], f, shape.fan_out, FIRST)
-    first = seen_on(first, torch.arange(len(first.columns), device=H.device), H, lively, phi)
-    second = seen_on(second, best, first.outputs, torch.arange(len(first.columns), device=H.device), phi)
-    picked = pick_units(second, basis, G, f, 1, shape.second, shape.fan_out)
+    purpose = f"residual {source}>{layer}"
+    first, second, picked = search(G, POOL, RANDOM_UNITS, shape.second, findings.draw(purpose))
     if not picked:
         return []
-    noise = float(best_of_noise())
+
+    def best_of_noise(null: Tensor, rng: np.random.Generator) -> list[PooledUnit]:
+        return search(null, NOISE_POOL, 0, 1, rng)[2]
+
+    noise = noise_bound(G, best_of_noise, findings.draw(f"noise of {purpose}"))
     gains = [sum(u.gains) for u in picked]
     names = free_names(findings, 2)
     inner, outer = _units(source, layer, first, second, picked, names)

@@ -6,8 +6,13 @@ expression of names with `and` and `or` (`and` binds first) says which together 
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 
+import numpy as np
+
+from tournaments import outside
 from tournaments.activity import active, extrema, variance
 from tournaments.history import Firing, History, Settings
 from tournaments.pacing import credits, schedule
@@ -69,11 +74,14 @@ def needed(expression: str) -> frozenset[str]:
 
 
 def judge(expression: str, history: History, settings: Settings) -> Firing:
-    """The expression's verdict, with the reasons of every trigger that it names."""
+    """The expression's verdict, with the reasons of every trigger that it names.
+
+    Raises ValueError where a trigger from outside of the package fails, or answers what is no verdict.
+    """
     groups = parse(expression)
     if groups == ((ALWAYS,),):
         return Firing(ALWAYS, True, None, None, "growth is considered at every cycle")
-    looks = {name: TRIGGERS[name](history, settings) for group in groups for name in group}
+    looks = {name: _look(name, history, settings) for group in groups for name in group}
     fired = any(all(looks[name].fired for name in group) for group in groups)
     if len(looks) == 1:
         return next(iter(looks.values()))
@@ -81,6 +89,32 @@ def judge(expression: str, history: History, settings: Settings) -> Firing:
         f"{name} {'fired' if look.fired else 'did not fire'}: {look.reason}" for name, look in looks.items()
     )
     return Firing(" or ".join(" and ".join(group) for group in groups), fired, None, None, reason)
+
+
+def _look(name: str, history: History, settings: Settings) -> Firing:
+    """One trigger's verdict. One from outside may be wrong, and is told so by name."""
+    trigger = TRIGGERS[name]
+    if outside.ours(trigger):
+        return trigger(history, settings)
+    said = f"growth.triggers: {name}"
+    look = outside.asked(said, trigger, history, settings)
+    if not isinstance(look, Firing):
+        raise ValueError(
+            f"{said}: expected a tournaments.history.Firing, got {outside.shown(look)}; "
+            "return Firing(name, fired, statistic, threshold, reason)"
+        )
+    if not isinstance(look.fired, bool | np.bool_) or not isinstance(look.reason, str):
+        raise ValueError(
+            f"{said}: expected fired to be True or False and a reason in words, got {outside.shown(look.fired)} and "
+            f"{outside.shown(look.reason)}; return Firing(name, bool(fired), statistic, threshold, reason)"
+        )
+    figures = (look.statistic, look.threshold)
+    if any(f is not None and (not outside.number(f) or math.isnan(f)) for f in figures):
+        raise ValueError(
+            f"{said}: expected statistic and threshold to be numbers or None, got {outside.shown(figures)}; where it "
+            "cannot tell, return tournaments.history.unknown(name, why)"
+        )
+    return dataclasses.replace(look, fired=bool(look.fired))
 
 
 _JOINTS = ("or", "and")

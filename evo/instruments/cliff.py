@@ -25,6 +25,11 @@ PINNED = 1e-3
 """Decades from an end of the ladder within which a fitted middle is held by that end."""
 
 
+ITERATIONS = 200
+TOLERANCE = 1e-7
+"""A fit has ended where no parameter, in nats or decades, moves by more in a step."""
+
+
 @dataclass(frozen=True)
 class Mark:
     """A density with its 95% interval; None where there is none, or one seed a rung."""
@@ -55,17 +60,16 @@ def locate(
     y = [np.asarray(information[i], dtype=np.float64) for i in order]
     means = np.array([seeds.mean() for seeds in y])
     half, value = _half(x, means)
-    steepest = _steepest(x, means)
+    [steepest] = _steepest(x, means[None])
     bracket = None
     if half is not None:
         above = int(np.searchsorted(x, half))
         bracket = (float(10 ** x[max(above - 1, 0)]), float(10 ** x[above]))
-    halves, steeps = [], []
+    halves: list[float | None] = []
+    steeps: list[float | None] = []
     if min(len(seeds) for seeds in y) > 1:
-        for _ in range(draws):
-            drawn = np.array([_redrawn(seeds, rng) for seeds in y])
-            halves.append(_half(x, drawn)[0])
-            steeps.append(_steepest(x, drawn))
+        drawn = np.array([[_redrawn(seeds, rng) for seeds in y] for _ in range(draws)])
+        halves, steeps = [_half(x, curve)[0] for curve in drawn], _steepest(x, drawn)
     return Cliff(_mark(half, halves), _mark(steepest, steeps), value, bracket)
 
 
@@ -85,22 +89,60 @@ def _half(x: Vector, means: Vector) -> tuple[float | None, float]:
     return float(x[above - 1] + share * (x[above] - x[above - 1])), value
 
 
-def _steepest(x: Vector, means: Vector) -> float | None:
-    """log10 density, or None where the curve is flat or its middle lies outside of the ladder."""
-    low, spread = float(means.min()), float(means.max() - means.min())
-    if spread <= 0:
-        return None
+def _steepest(x: Vector, means: Vector) -> list[float | None]:
+    """log10 density for each row of means (curves, rungs), or None where that is flat or its middle lies outside of the
+    ladder.
+    """
+    low = means.min(axis=1)
+    spread = means.max(axis=1) - low
+    gap, one = float(np.diff(x).min()), np.ones(len(means))
+    least = np.stack([low - spread, 0 * one, x[0] * one, gap / 10 * one], axis=1)
+    most = np.stack([low + spread, 3 * spread, x[-1] * one, 3 * float(x[-1] - x[0]) * one], axis=1)
+    middle = x[(means >= (low + spread / 2)[:, None]).argmax(axis=1)]
+    start = np.stack([low, spread, np.clip(middle, x[0] + 1e-6, x[-1] - 1e-6), gap * one], axis=1)
+    found = _fitted(x, means, start, least, most)[:, 2]
+    inside = (spread > 0) & (found > x[0] + PINNED) & (found < x[-1] - PINNED)
+    return [float(at) if there else None for at, there in zip(found, inside, strict=True)]
 
-    def residuals(p: Vector) -> Vector:
-        bottom, height, middle, width = p
-        return np.asarray(bottom + height / (1 + np.exp(-np.clip((x - middle) / width, -50, 50))) - means)
 
-    gap = float(np.diff(x).min())
-    limits = ([low - spread, 0.0, x[0], gap / 10], [low + spread, 3 * spread, x[-1], 3 * float(x[-1] - x[0])])
-    middle = float(x[int(np.argmax(means >= low + spread / 2))])
-    start = np.array([low, spread, np.clip(middle, x[0] + 1e-6, x[-1] - 1e-6), gap])
-    found = float(optimize.least_squares(residuals, start, bounds=limits).x[2])
-    return found if x[0] + PINNED < found < x[-1] - PINNED else None
+def _fitted(x: Vector, y: Vector, p: Vector, least: Vector, most: Vector) -> Vector:
+    """(curves, 4): bottom, height, middle and width of the logistic through each row of y (curves, rungs), within
+    limits, by the method of Levenberg and Marquardt on all curves at once.
+
+    A parameter that a limit holds is left out of the step (as in projected Newton methods).
+    """
+    damping, done = np.full(len(p), 1e-3), np.zeros(len(p), dtype=bool)
+    residual, slopes = _misfit(x, y, p)
+    for _ in range(ITERATIONS):
+        gradient = np.einsum("crp,cr->cp", slopes, residual)
+        free = ~(((p <= least) & (gradient > 0)) | ((p >= most) & (gradient < 0)))
+        inner = np.einsum("crp,crq->cpq", slopes, slopes) * (free[:, :, None] & free[:, None, :])
+        size = np.einsum("cpp->cp", inner)
+        # What nothing depends on has no size; it stays where it is.
+        inner += np.eye(p.shape[1]) * np.where(free & (size > 0), size * damping[:, None] + 1e-15, 1.0)[:, None, :]
+        step = np.linalg.solve(inner, -(gradient * free)[:, :, None])[:, :, 0]
+        tried = np.clip(p + step, least, most)
+        after, slopes_after = _misfit(x, y, tried)
+        fall = (residual**2).sum(axis=1) - (after**2).sum(axis=1)
+        better = (fall > 0) & ~done
+        done |= (np.abs(tried - p).max(axis=1) < TOLERANCE) | (damping > 1e12)
+        p = np.where(better[:, None], tried, p)
+        residual = np.where(better[:, None], after, residual)
+        slopes = np.where(better[:, None, None], slopes_after, slopes)
+        damping = np.where(better, damping / 5, damping * 4)
+        if done.all():
+            break
+    return p
+
+
+def _misfit(x: Vector, y: Vector, p: Vector) -> tuple[Vector, Vector]:
+    """Residuals (curves, rungs) of the logistic, and their derivatives (curves, rungs, 4) by its parameters."""
+    bottom, height, middle, width = (column[:, None] for column in p.T)
+    along = (x - middle) / width
+    share = 1 / (1 + np.exp(-np.clip(along, -50, 50)))
+    steep = height * share * (1 - share) / width
+    slopes = np.stack([np.ones_like(share), share, -steep, -steep * along], axis=2)
+    return bottom + height * share - y, slopes
 
 
 def _mark(point: float | None, drawn: Sequence[float | None]) -> Mark:

@@ -71,6 +71,12 @@ class Crew:
         self._told, self._pulse = told, pulse
         self._open = contextlib.ExitStack()
         self._actors: list[Any] = []
+        self._used: list[str] = []
+
+    @property
+    def mixed(self) -> str | None:
+        """A sentence where some outcomes that were asked for come from other code than this process runs."""
+        return self.shelf.mixed(self._used)
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Their outcomes, in the order of the jobs. Raises JobError, OSError, and what `pulse` raises."""
@@ -87,6 +93,7 @@ class Crew:
         for number, (job, outcome, files) in enumerate(self._lived(todo), start=done + 1):
             self.shelf.put(job, outcome, files)
             self._told(f"{number:>{len(str(count))}}/{count}  {line(job, outcome)}")
+        self._used += [job.key for job in jobs]
         outcomes = [self.shelf.get(job.key) for job in jobs]
         return [outcome for outcome in outcomes if outcome is not None]
 

@@ -9,8 +9,10 @@ picture.png
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,6 +54,9 @@ class Request:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise ConfigError(f"--seeds: expected a whole number ≥ 1, got {self.seeds}; write for example --seeds 3")
+        margin = self.options.get("margin", 0.0)
+        if not 0 <= margin < math.inf:
+            raise ConfigError(f"--margin: expected nats, a number ≥ 0, got {margin:g}; write for example --margin .1")
 
     @property
     def each_seed(self) -> range:
@@ -117,6 +122,7 @@ def conduct(
         try:
             with _crew(folder, config.workers, device_of(task), told, pulse) as crew:
                 result = measure(request, Bench(task, crew))
+                result = dataclasses.replace(result, notes=(*result.notes, *filter(None, [crew.mixed])))
         except Interrupted as stopped:
             raise Interrupted(f"stopped, and kept every finished job in {folder}", stopped.signum) from None
         _keep(folder, result)

@@ -143,7 +143,8 @@ def run_job(job: Job, shape: Files | None = None, pulse: Callable[[], None] = la
 
 class MeteredGrower(Grower):
     """Lives exactly `work` steps, those of trials included: what its tournaments cost is taken off the length of its
-    own line, which the learning rate's cosine follows. None: as the config plans it.
+    own line, which the learning rate's cosine follows. Only a last stretch that diverges and is run again goes beyond
+    it, and is counted. None: as the config plans it.
     """
 
     work: int | None = None

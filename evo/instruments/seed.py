@@ -5,13 +5,17 @@ all, four times longer ones for fewer, full lives and all seeds for the last. Af
 smallest few that have passed is out, and of the smaller ones that have not the better half goes on. Passing means that
 in every life the lower 95% bound of the validation information, over its samples, is above the margin; at zero nats a
 network knows no more than how often each label comes.
+
+What a short life cuts might have passed in a full one. So the answer is checked: the ones below it in parameters live
+full lives too, the nearest first, each that passes becoming the answer, until SPARE in a row have failed. Where nothing
+has passed, the next larger ones do. MOST of those that were cut are tried again in all.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,7 +38,11 @@ SHORTENED = (16, 4, 1)
 """By what the lives of each round are shorter than a full one."""
 
 SPARE = 3
-"""Smallest ones that have passed and go on, in case the first fails in a longer life or in another seed."""
+"""Smallest ones that have passed and go on, in case the first fails in a longer life or in another seed. Also, how many
+in a row must fail below the answer for it to stand."""
+
+MOST = 12
+"""Seeds that were cut early and are tried again at full length, at most."""
 
 
 COLUMNS = (
@@ -82,19 +90,23 @@ def seed(request: Request, bench: Bench) -> Result:
             f"--margin: expected from 0 to less than H(Y) = {bench.task.entropy:.3f} nats, got {margin:g}; write .1"
         )
     steps = Plan.of(request.config, len(bench.task.splits["train"])).total
-    field, points = grid(request, bench), []
-    tried: list[Tried] = []
-    for number, shorter in enumerate(SHORTENED):
+
+    def live(sprouts: Sequence[Sprout], shorter: int = 1) -> list[Tried]:
         seeds = list(request.each_seed) if shorter == 1 else [request.config.seed]
         length = {"training.steps": max(1, steps // shorter), "training.epochs": None}
-        wanted = [request.job(_name(sprout), s, {**sprout.change, **length}) for sprout in field for s in seeds]
+        wanted = [request.job(_name(sprout), s, {**sprout.change, **length}) for sprout in sprouts for s in seeds]
         outcomes = bench.run(wanted)
-        tried = [Tried(s, tuple(outcomes[i * len(seeds) : (i + 1) * len(seeds)])) for i, s in enumerate(field)]
-        if number < len(SHORTENED) - 1:
-            points += [(t.outcomes[0].active_parameters, t.outcomes[0].validation_information) for t in tried]
-            field = survivors(tried, margin)
-    tried.sort(key=lambda t: (t.sprout.parameters, -t.bound))
-    return _result(request, tried, points, margin)
+        return [Tried(s, tuple(outcomes[i * len(seeds) : (i + 1) * len(seeds)])) for i, s in enumerate(sprouts)]
+
+    everything, points = grid(request, bench), []
+    field = everything
+    for shorter in SHORTENED[:-1]:
+        tried = live(field, shorter)
+        points += [(t.outcomes[0].active_parameters, t.outcomes[0].validation_information) for t in tried]
+        field = survivors(tried, margin)
+    last = live(field)
+    search = Search(margin, everything, last, checked(last, everything, live, margin))
+    return _result(request, search, points)
 
 
 def grid(request: Request, bench: Bench) -> list[Sprout]:
@@ -120,8 +132,69 @@ def survivors(tried: Sequence[Tried], margin: float) -> list[Sprout]:
     return sorted([t.sprout for t in [*passed[:SPARE], *better]], key=lambda sprout: sprout.parameters)
 
 
-def _result(request: Request, tried: Sequence[Tried], points: Sequence[tuple[float, float]], margin: float) -> Result:
-    found = next((t for t in tried if t.bound > margin), None)
+def smallest(tried: Sequence[Tried], margin: float) -> Tried | None:
+    """Of those that pass."""
+    passed = [t for t in tried if t.bound > margin]
+    return min(passed, key=lambda t: (t.sprout.parameters, -t.bound), default=None)
+
+
+def next_below(everything: Sequence[Sprout], sprout: Sprout) -> list[Sprout]:
+    """The SPARE nearest in parameters, the nearest first. everything: smallest first."""
+    return [s for s in reversed(everything) if s.parameters < sprout.parameters][:SPARE]
+
+
+def checked(
+    last: Sequence[Tried], everything: Sequence[Sprout], live: Callable[[Sequence[Sprout]], list[Tried]], margin: float
+) -> list[Tried]:
+    """Full lives beyond those of the last round: of the SPARE next below the answer, which one of them may become, or,
+    where there is no answer, of the next above all that lived one. At most MOST. everything: smallest first.
+    """
+    added: list[Tried] = []
+    while True:
+        full = [*last, *added]
+        known, answer = {t.sprout for t in full}, smallest(full, margin)
+        if answer is not None:
+            near = next_below(everything, answer.sprout)
+        else:
+            largest = max((s.parameters for s in known), default=0)
+            near = [s for s in everything if s.parameters > largest][:SPARE]
+        todo = [s for s in near if s not in known][: MOST - len(added)]
+        if not todo:
+            return added
+        added += live(todo)
+
+
+@dataclass(frozen=True)
+class Search:
+    """last: who came to the last round. added: who was cut before, and lived a full life to check the answer."""
+
+    margin: float
+    everything: Sequence[Sprout]
+    last: Sequence[Tried]
+    added: Sequence[Tried]
+
+    @property
+    def full(self) -> list[Tried]:
+        """All that lived a full life, smallest first."""
+        return sorted([*self.last, *self.added], key=lambda t: (t.sprout.parameters, -t.bound))
+
+    @property
+    def found(self) -> Tried | None:
+        return smallest(self.full, self.margin)
+
+    @property
+    def below(self) -> list[Sprout]:
+        """The SPARE next below the answer, the nearest first."""
+        return [] if self.found is None else next_below(self.everything, self.found.sprout)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all of those failed in full lives."""
+        return set(self.below) <= {t.sprout for t in self.full}
+
+
+def _result(request: Request, search: Search, points: Sequence[tuple[float, float]]) -> Result:
+    tried, found, margin = search.full, search.found, search.margin
     table = pd.DataFrame([_row(t, margin, found) for t in tried], columns=[column.name for column in COLUMNS])
     settings = None if found is None else _settings(request, found.sprout)
     summary = {
@@ -130,12 +203,13 @@ def _result(request: Request, tried: Sequence[Tried], points: Sequence[tuple[flo
         "seeds": list(request.each_seed),
         "found": None if found is None else {**_row(found, margin, found), "settings": settings},
         "last_round": [{**_row(t, margin, found), "seeds": [dataclasses.asdict(o) for o in t.outcomes]} for t in tried],
+        "checked": {"tried_again": [_name(t.sprout) for t in search.added], "complete": search.complete},
     }
     last = [(_mean(t, "active_parameters"), _mean(t, "validation_information"), t.bound) for t in tried]
     at = None if found is None else (_mean(found, "active_parameters"), _mean(found, "validation_information"))
     picture = pictures.seeds(f"Smallest seed for {request.config.task}", points, last, margin, at)
     files = {} if settings is None or found is None else {"seed.yaml": _yaml(request, found, margin, settings)}
-    return Result(summary, table, COLUMNS, picture, _notes(request, found, margin), files)
+    return Result(summary, table, COLUMNS, picture, _notes(request, search), files)
 
 
 def _row(tried: Tried, margin: float, found: Tried | None) -> dict[str, Any]:
@@ -148,14 +222,28 @@ def _row(tried: Tried, margin: float, found: Tried | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _notes(request: Request, found: Tried | None, margin: float) -> tuple[str, ...]:
-    asked = f"{margin:g} nats above chance, at 95%, in each of {request.seeds} seeds"
+def _notes(request: Request, search: Search) -> tuple[str, ...]:
+    asked = f"{search.margin:g} nats above chance, at 95%, in each of {request.seeds} seeds"
+    found, full = search.found, len(search.full)
+    again = f"; {len(search.added)} of them had been cut by a short life" if search.added else ""
     if found is None:
-        return (f"no seed of the grid is {asked}; write a lower --margin, or more --epochs",)
+        whose = f"no seed of the grid is {asked}"
+        if full < len(search.everything):
+            whose = f"none of the {full} seeds that lived a full life is {asked}{again}"
+        return (f"{whose}; write a lower --margin, or more --epochs",)
     return (
         f"the smallest seed that is {asked}: {_name(found.sprout)}, {found.sprout.parameters:,} parameters",
+        f"{full} of {len(search.everything)} seeds lived a full life{again}; {_below(search)}",
         "grow from it: --config seed.yaml, beside the picture",
     )
+
+
+def _below(search: Search) -> str:
+    """How sure it is that none is smaller."""
+    names = ", ".join(_name(sprout) for sprout in search.below)
+    if not search.complete:
+        return f"a smaller one may pass: {MOST} were tried again, the most that are; write more --epochs"
+    return f"the next smaller failed in one: {names}" if names else "the grid has none that is smaller"
 
 
 def _settings(request: Request, sprout: Sprout) -> dict[str, Any]:

@@ -55,3 +55,9 @@ def same(one: Path, other: Path) -> list[str]:
     differing = [name for name in STABLE if not left[name].equals(right[name])]
     ours, theirs = saved(one), saved(other)
     return differing + [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+
+
+def cut(folder: Path, commits: int) -> None:
+    """Takes the events of the newest commits away, as if their process had been killed before it wrote them."""
+    for path in sorted((folder / "events").glob("*.parquet"))[-commits:]:
+        path.unlink()

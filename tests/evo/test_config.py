@@ -10,7 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evo.config import Config, ConfigError
+from evo.api import settings_of
+from evo.config import Config, ConfigError, NetworkConfig
 from evo.settings import assignment, build, read_yaml, to_yaml
 
 FIRST = next(iter(type(Config().training).model_fields))
@@ -78,8 +79,8 @@ def test_values_of_set_are_yaml() -> None:
          "network.hidden: [8]"),
         ("network.hidden=[8, 0]", "network.hidden: expected a list of whole numbers ≥ 1, got 0; write for example "
          "network.hidden: [8]"),
-        ("search.hidden=[9]", "search.hidden: expected a list of 2 whole numbers ≥ 1, got [9]; write for example "
-         f"search.hidden: {list(Config().search.hidden)}"),
+        ("search.hidden=[9]", "search.hidden: expected a list of 2 whole numbers ≥ 1 or null, got [9]; write for "
+         f"example search.hidden: {list(Config().search.hidden)}"),
         ("search.hidden=[9, 4]", "search.hidden: expected [lowest, highest], got [9, 4]; write search.hidden: [4, 9]"),
         ("network.activation=elu", "network.activation: expected one of relu, gelu, tanh, sigmoid, got 'elu'; write "
          "for example network.activation: relu"),
@@ -137,3 +138,22 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
 def test_assignments_need_a_key_and_a_value(text: str) -> None:
     with pytest.raises(ConfigError, match="expected key=value"):
         assignment(text)
+
+
+def test_a_seed_whose_shape_is_given_is_not_searched_for() -> None:
+    ranges = (Config().search.hidden, Config().search.seed_parameters)
+    assert None not in ranges
+
+    def searched(*layers: dict[str, Any]) -> tuple[Any, Any]:
+        made = build(*layers)
+        assert build(made.model_dump()) == made, "settled once"
+        return made.search.hidden, made.search.seed_parameters
+
+    assert searched({"training.steps": 7}) == ranges
+    assert searched({"network.hidden": [8]}) == (None, None), "also where it is the default's"
+    assert searched({"network": {"density": 0.1}}) == (ranges[0], None)
+    assert searched({"search.hidden": [5, 9]}, {"network.hidden": [8, 8]}) == ((5, 9), None), "whichever came first"
+    assert searched(Config().model_dump()) == ranges
+    assert settings_of(Config(network=NetworkConfig(hidden=(5,)))) == {"network": {"hidden": (5,)}}
+    with pytest.raises(ConfigError, match=r"^search: expected a section"):
+        build({"network.hidden": [8], "search": 3})

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_life import made
 
-from evo import cycle
+from evo import books, cycle
 from evo.cycle import PATIENCE_WITH_DIVERGENCE, born, figures, run_cycle
 from evo.events import VOLATILE
 from evo.life import Life
@@ -204,11 +205,15 @@ def test_one_fork_of_two_that_diverges_is_enough_to_lose() -> None:
 def test_training_that_diverges_is_run_again_at_half_the_rate() -> None:
     # The decay alone multiplies each weight by −3 a step, at half the rate by −1.
     settings = {"training.learning_rate": 40.0, "training.weight_decay": 0.1, "growth.cycles": 1, "training.steps": 200}
-    end, network, _, rows = whole(*birth(**settings))
+    around, life, network, state = birth(**settings)
+    end, network, _, rows = whole(around, life, network, state)
     [choice] = of_kind(rows, "choice")
     assert "training diverged; once more from the last decision at 0.5 of the learning rate" in choice["reason"]
     assert choice["epoch"] == 0
     assert end.rate == 0.5
+    assert choice["trial_steps"] == around.plan.segment, "steps that were lost are work, too"
+    lost = sum(r["trial_steps"] for r in rows if r["kind"] in ("decision", "choice"))
+    assert end.spent == lost == books.effort(pd.DataFrame([{**r, "network": "n000"} for r in rows]))[1]
     assert end.reason == "lived its whole life"
     assert of_kind(rows, "segment")[0]["learning_rate"] <= 20
     assert all(bool(p.isfinite().all()) for p in network.parameters())
@@ -221,6 +226,7 @@ def test_training_that_diverges_at_every_rate_ends_the_life_with_a_reason() -> N
     assert end.done
     assert end.reason == "training diverged at every rate"
     assert len(of_kind(rows, "choice")) == len(rows) == PATIENCE_WITH_DIVERGENCE + 1
+    assert end.spent == len(rows) * around.plan.segment
     assert "once more" not in rows[-1]["reason"]
     assert end.information == life.information
     assert all(torch.equal(p, before[k]) for k, p in left.named_parameters())

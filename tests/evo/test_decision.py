@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from small_life import made
@@ -16,6 +18,8 @@ from evo.cycle import run_cycle
 from search_spaces.actions import Connect, Disconnect, Edge, Narrow, NoChange, from_json
 from search_spaces.randomness import keyed
 from search_spaces.spaces import seed
+from tournaments import triggers
+from tournaments.analysis import Analysis, Cost, Measure
 from tournaments.analyzers.extrema import hidden_extrema, share
 from tournaments.candidate import Candidate
 from tournaments.evidence import collect
@@ -118,3 +122,70 @@ def test_a_proposer_from_outside_that_is_wrong_is_told_so_by_name(
     with pytest.raises(ConfigError, match=told) as caught:
         whole(*birth(**{"growth.proposers": ["own"]}))
     assert str(caught.value).startswith("growth.proposers: own")
+
+
+def analysis(*measures: Any, **more: Any) -> Any:
+    found = {"analyzer": "own", "measures": measures, "cost": Cost(5, 10.0), "arrays": {}} | more
+    return lambda findings: Analysis(**found)
+
+
+def broken(*given: Any) -> Any:
+    raise RuntimeError("no such\nfile as mine")
+
+
+FINE = Measure("hidden1", "edges", np.float32(7.0), 0, "edges")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (broken, r"failed with RuntimeError\('no such\\nfile as mine'\); mend it, or leave it out$"),
+        (lambda: None, "failed with TypeError"),
+        (lambda findings: None, "expected a tournaments.analysis.Analysis, got None; return Analysis"),
+        (analysis("x"), "expected each measure to be a Measure, got 'x'; write Measure"),
+        (analysis(measures=3), "expected its name and a tuple of Measure, got 'own' and 3; return Analysis"),
+        (analysis(FINE, analyzer=None), "expected its name and a tuple of Measure, got None"),
+        (analysis(FINE, cost=None), "expected a Cost of finite numbers, none below 0, got None; write Cost"),
+        (analysis(FINE, cost=Cost(5, math.inf)), "expected a Cost of finite numbers"),
+        (analysis(FINE, arrays={"a": [1]}), "expected arrays by name, got .*; give NumPy arrays"),
+        (
+            analysis(Measure("", "m", math.nan, 0.0, "1")),
+            "expected m of the network to be finite .* got nan and",
+        ),
+        (analysis(Measure("a", "m", 1.0, math.inf, "1")), "expected m of a to be finite numbers.* got 1.0 and inf;"),
+        (analysis(Measure("a", "m", 1.0, -1.0, "1")), "the standard error not below 0, got 1.0 and -1.0"),
+        (analysis(Measure("a", "m", torch.ones(3), 0.0, "1")), "finite numbers.* got tensor"),
+        (analysis(Measure(None, "m", 1.0, 0.0, "1")), "expected site, name and unit as text, got .None, 'm', '1'."),
+    ],
+)
+def test_an_analyzer_from_outside_that_is_wrong_is_told_so_by_name(
+    monkeypatch: pytest.MonkeyPatch, wrong: Any, told: str
+) -> None:
+    monkeypatch.setitem(decision.ANALYZERS, "own", wrong)
+    with pytest.raises(ValueError, match=told) as caught:
+        whole(*birth(**{"growth.analyzers": ["own"]}))
+    assert str(caught.value).startswith("growth.analyzers: own")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_analyzer_from_outside_that_is_right_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(decision.ANALYZERS, "own", functools.partial(analysis(FINE)))
+    rows = whole(*birth(**{"growth.analyzers": ["own"]}))[3]
+    told = {(r["analyzer"], r["site"], r["measure"], r["value"], r["value_se"]) for r in of_kind(rows, "analysis")}
+    assert told == {("own", "hidden1", "edges", 7.0, 0.0)}
+    assert all(type(r["value"]) is float for r in of_kind(rows, "analysis"))
+
+
+def test_a_trigger_from_outside_that_fails_ends_the_life_with_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(triggers.TRIGGERS, "own", broken)
+    with pytest.raises(ValueError, match=r"^growth.triggers: own failed with RuntimeError\('no such"):
+        whole(*birth(**{"growth.triggers": "own"}))
+
+
+def test_want_of_memory_is_nobodys_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def greedy(findings: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setitem(decision.ANALYZERS, "own", greedy)
+    with pytest.raises(MemoryError):
+        whole(*birth(**{"growth.analyzers": ["own"]}))

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
 from fake_run import life, record_test, search, write
+from layouts import faults
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -28,6 +30,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.mark.parametrize("kind", PICTURES)
 def test_every_picture_of_a_search_is_drawn(run: Run, kind: str) -> None:
     assert png(run.plot(kind)).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("kind", PICTURES)
+def test_everything_is_on_the_page_and_nothing_overprints_anything(run: Run, kind: str) -> None:
+    assert faults(run.plot(kind)) == []
+
+
+def test_births_in_quick_succession_are_named_one_above_the_other(tmp_path: Path) -> None:
+    lives = [life(f"n{i:03d}", cycles=2 if i < 4 else 40, parent=f"n{i - 1:03d}/000001" if i else None)
+             for i in range(5)]  # fmt: skip
+    figure = plots.picture_growth(Run.open(write(tmp_path / "r", lives, "search")), "n004")
+    figure.draw_without_rendering()
+    boxes = {t.get_text(): t.get_window_extent() for t in figure.axes[0].texts if t.get_text().startswith("n00")}
+    assert len(boxes) == 5
+    assert not [1 for a, b in itertools.combinations(boxes.values(), 2) if a.overlaps(b)]
 
 
 def test_a_picture_is_the_same_twice(run: Run) -> None:

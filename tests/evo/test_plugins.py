@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 import evo
-from evo import plugins
+from evo import cli, plugins
 from evo.config import Config, ConfigError
 from evo.settings import build
 
@@ -240,3 +241,53 @@ def test_a_search_on_ray_knows_them_too() -> None:
     run = evo.search("digits", plugins=[own], workers=1, **ALL, **SHORT, **{"search.networks": 1})
     used(run)
     assert run.finished
+
+
+WRONG = """
+from evo.learning_rates import RATES
+from tournaments.analyzers import ANALYZERS
+
+def grown(setting):
+    if setting.grown:  # as first in a candidate's fork, which a worker trains
+        raise LookupError("not a\\nline")
+    return setting.everywhere(1.0)
+
+def none(findings):
+    return None
+
+RATES["grown"], ANALYZERS["none"] = grown, none
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            ["search", "--set", "search.networks=1", "--workers", "1", "--set", "training.rates=grown"],
+            r"evo: training.rates: grown failed with LookupError\('not a\\nline'\); mend it, or leave it out; go on",
+        ),
+        (
+            ["search", "--set", "search.networks=2", "--set", "growth.analyzers=[none]"],
+            "evo: growth.analyzers: none: expected a tournaments.analysis.Analysis, got None; return Analysis",
+        ),
+        (
+            ["grow", "--workers", "1", "--set", "training.rates=grown"],
+            r"evo: training.rates: grown failed with LookupError\('not a\\nline'\); mend it, or leave it out; go on",
+        ),
+    ],
+)
+def test_one_that_is_wrong_in_another_process_is_one_line(
+    words: list[str], told: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MERISTEM_TRACEBACK", raising=False)
+    settings = {**SHORT, "plugins": [written("own", WRONG)]}
+    given = [word for key, value in settings.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+    monkeypatch.setattr(sys, "argv", ["evo", words[0], "digits", *words[1:], *given])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (2, "")
+    [line] = [line for line in err.splitlines() if line.startswith("evo: ")]
+    assert re.match(told, line), line
+    assert line == err.splitlines()[-1]
+    assert "Traceback" not in err

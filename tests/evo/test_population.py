@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -157,6 +159,36 @@ def test_independents_keep_the_settings_of_networks_that_have_begun() -> None:
     assert first is not None
     assert first.settings["training.learning_rate"] == 0.0077
     assert first.settings["network.hidden"] == [9]
+
+
+@pytest.mark.parametrize("algorithm", [Generations, Draws, lambda *about: Independents(*about, 1e-3)])
+def test_a_search_keeps_a_shape_that_was_given_unless_it_is_asked_to_vary_it(algorithm: Any) -> None:
+    def first(**given: Any) -> Birth:
+        birth = algorithm(build({"seed": 3, **given}), 64, 10).birth()
+        assert isinstance(birth, Birth)
+        return birth
+
+    growth = set(growth_space(config_of()))
+    assert set(first().settings) == growth | {"network.hidden", "network.density"}
+    kept = {"network": {"hidden": [16, 9], "density": 0.3}}
+    assert set(first(**kept).settings) == growth
+    assert set(first(**{"network.hidden": [16, 9]}).settings) == growth
+    assert set(first(**{"network.density": 0.3}).settings) == growth | {"network.hidden"}
+    varied = first(**kept, **{"search.hidden": [4, 6]}).settings
+    assert set(varied) == growth | {"network.hidden"}
+    assert len(varied["network.hidden"]) == 2
+    assert all(4 <= units <= 6 for units in varied["network.hidden"])
+    sparse = first(**kept, **{"search.seed_parameters": [90, 90]}).settings
+    assert set(sparse) == growth | {"network.density"}
+    assert sparse["network.density"] == pytest.approx((90 - 35) / (64 * 16 + 16 * 9 + 9 * 10))
+
+
+def test_a_resumed_search_of_one_shape_goes_on_with_it() -> None:
+    config = build({"seed": 3, "network.hidden": []})
+    birth = Independents(config, 64, 10, 1e-3, [build(config.model_dump(), {"training.learning_rate": 0.0077})]).birth()
+    assert birth is not None
+    assert birth.settings["training.learning_rate"] == 0.0077
+    assert "network.hidden" not in birth.settings
 
 
 def test_score_is_information_less_the_price_of_the_parameters() -> None:

@@ -12,11 +12,13 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from optuna.trial import FixedTrial
 
 import evo
 from evo import cli, recipes
 from evo.config import Config, ConfigError
 from evo.options import settings
+from evo.population import suggest_seed
 from evo.run import Run
 from evo.settings import build
 from search_spaces.families import FAMILIES
@@ -137,6 +139,13 @@ def test_a_recipe_lies_between_defaults_and_file(tmp_path: Path) -> None:
     assert (layered.task, layered.seed) == ("parity:4", 3), "options win over all"
     assert layered.training.batch_size == Config().training.batch_size
     assert made(None, None, [], None, None) == Config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_search_by_a_recipe_keeps_the_recipes_own_seed(name: str) -> None:
+    config = build(settings(None, [], None, None, None, None, None, None, None, None, None, None, name))
+    shape = suggest_seed(config, FixedTrial({"hidden": 7, "seed_parameters": 70}), 64, 10)
+    assert (shape == {}) == (name != "tournament"), "the defaults' seed is searched for"
 
 
 # --- short lives

@@ -11,12 +11,14 @@ import torch
 from small_life import live, made, same
 
 from evo import resolution
+from evo.birth import seeded
 from evo.config import ConfigError
 from evo.cycle import born
 from evo.grower import Grower
 from evo.recorder import read_events
-from evo.surroundings import Surroundings
+from evo.surroundings import Surroundings, information
 from evo.task import Task
+from evo.training import held_out_losses
 from evo.trials import TrialRequest, pack, run_trial
 from evo.workers import make_runner
 from search_spaces.optimizer_state import OptimizerState
@@ -98,6 +100,9 @@ def test_training_evidence_and_trials_see_the_same_pictures() -> None:
     network = seed_network(config.network.model_dump(), task.shape, task.picture, task.outputs, keyed("seed"))
     life = born(around, network)
     coarse = around.seen(life)
+    held = coarse.task.splits["growth"]
+    assert life.information == life.born == life.best == information(task, held_out_losses(network, held, task.kind))
+    assert life.born != information(task, held_out_losses(network, task.splits["growth"], task.kind))
     assert torch.equal(coarse.evidence.x, resolution.block_means(around.evidence.x, (1, 8, 8), 4))
     assert coarse.evidence is around.seen(life).evidence, "kept, so that its products are too"
     request = TrialRequest((0, "n000", 0), 0, 0, 0, "", None, 0, 5, 100, 1.0, 0.0, around.config.training, scale=4)
@@ -110,6 +115,19 @@ def test_training_evidence_and_trials_see_the_same_pictures() -> None:
     )
     assert np.array_equal(there.growth, here.growth)
     assert not np.array_equal(there.growth, full.growth)
+
+
+def test_what_measures_a_seed_sees_what_it_is_taught_first() -> None:
+    chosen = {"network.initial": "lsuv", "growth.cycles": 3}
+    config, task = made(**chosen, **{"training.scales": [4, 2, 1]})
+    x = task.splits["train"].x[:200]
+    coarse = resolution.block_means(x, (1, 8, 8), 4)
+    network, _ = seeded(config, task, "n000", x)
+    plain = made(**chosen)[0]
+    expected, other = (seeded(plain, task, "n000", pictures)[0] for pictures in (coarse, x))
+    same_as = [all(torch.equal(a, b) for a, b in zip(network.parameters(), n.parameters(), strict=True))
+               for n in (expected, other)]  # fmt: skip
+    assert same_as == [True, False]
 
 
 def test_a_life_through_all_scales_balances_its_books_and_is_the_same_with_workers(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,15 @@ def test_a_run_shows_front_growth_lineage_decisions_and_trust(run: Run) -> None:
     )
     assert "books: they balance" in text
     assert "the test set was not read" in text
+
+
+def test_the_version_that_made_a_run_is_shown_or_that_it_was_not_installed(tmp_path: Path) -> None:
+    folder = write(tmp_path / "r", [life("n000", cycles=1)])
+    assert "meristem 0.1.0, " in printed(Run.open(folder))
+    info = json.loads((folder / "run.json").read_text())
+    del info["versions"]["meristem"]
+    (folder / "run.json").write_text(json.dumps(info))
+    assert "meristem (not installed), " in printed(Run.open(folder))
 
 
 def test_decisions_come_with_their_reasons(run: Run) -> None:

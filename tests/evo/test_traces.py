@@ -15,6 +15,7 @@ from test_cycle import Rows, balanced, birth, of_kind, plain, whole
 from evo import cycle, traces
 from evo.config import ConfigError
 from evo.cycle import run_cycle
+from evo.learning_rates import RATES
 from evo.life import Life
 from evo.settings import build
 from evo.surroundings import Surroundings
@@ -226,10 +227,14 @@ def test_nothing_is_analysed_that_nobody_asks_for(monkeypatch: pytest.MonkeyPatc
     assert of_kind(first(*birth(), cycles=1)[3], "analysis") == []
 
 
-def test_plateaus_are_counted_once_and_only_where_rates_follow_them() -> None:
+@pytest.mark.parametrize("rates", ["backoff", "age * backoff", "density*backoff", "mine"])
+def test_plateaus_are_counted_once_and_only_where_some_rule_may_read_them(
+    monkeypatch: pytest.MonkeyPatch, rates: str
+) -> None:
+    monkeypatch.setitem(RATES, "mine", lambda setting: setting.everywhere(0.9**setting.moment.plateaus))
     still = {"training.learning_rate": 1e-9, "growth.triggers": "schedule", "growth.every": 99, **LONG}
     assert first(*birth(**still))[0].plateaus == 0
-    around, life, network, state = birth(**{"training.rates": "age * backoff", **still})
+    around, life, network, state = birth(**{"training.rates": rates, **still})
     seen = []
     for _ in range(4):
         life, network, state, _ = run_cycle(around, life, network, state)

@@ -189,3 +189,42 @@ def test_a_trigger_from_elsewhere_gets_everything(monkeypatch):
     monkeypatch.setitem(TRIGGERS, "odd", odd)
     assert needed("odd") == EVERYTHING
     assert judge("plateau and odd", dataclasses.replace(FIRES["plateau"], cycles=7), SETTINGS).fired
+
+
+# a user's own
+
+
+def answer(fired=True, statistic=1.0, threshold=0.5, reason="a whim"):
+    return lambda history, settings: Firing("whim", fired, statistic, threshold, reason)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda history, settings: 1 / 0, r"failed with ZeroDivisionError\('division by zero'\); mend it, or leave it"),
+        (lambda history: None, "failed with TypeError"),
+        (lambda history, settings: None, "expected a tournaments.history.Firing, got None; return Firing"),
+        (lambda history, settings: True, "expected a tournaments.history.Firing, got True; return Firing"),
+        (answer(fired=0.7), "expected fired to be True or False .* got 0.7 and 'a whim'; return Firing"),
+        (answer(fired=np.ones(3, bool)), "expected fired to be True or False"),
+        (answer(reason=None), "expected fired .* and a reason in words, got True and None"),
+        (
+            answer(statistic=math.nan),
+            r"expected statistic .* to be numbers or None, got \(nan, 0.5\); where it cannot tell, return .*unknown",
+        ),
+        (answer(threshold="high"), r"expected statistic and threshold to be numbers or None, got \(1.0, 'high'\)"),
+    ],
+)
+def test_one_from_outside_that_is_wrong_is_told_so_by_name(monkeypatch, wrong, said):
+    monkeypatch.setitem(TRIGGERS, "whim", wrong)
+    with pytest.raises(ValueError, match=f"^growth.triggers: whim:? {said}") as caught:
+        judge("plateau or whim", FIRES["plateau"], SETTINGS)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("statistic", [None, np.float32(2), math.inf])
+def test_one_from_outside_that_is_right_is_heard(monkeypatch, statistic):
+    monkeypatch.setitem(TRIGGERS, "whim", answer(np.bool_(True), statistic, None))
+    look = judge("whim", QUIET["plateau"], SETTINGS)
+    assert (look.fired, look.reason) == (True, "a whim")
+    assert type(look.fired) is bool

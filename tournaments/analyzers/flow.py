@@ -18,14 +18,15 @@ for the number of layers.
 
 The samples are those of the evidence, which the network was trained on: what it learned by heart counts as information.
 
-Cost: n·p·min(n, p) for the components of a layer with p features, 20·n·r² for a probe of rank r. Where links jump,
-joint probes of the layers that stand side by side come on top.
+Cost: n·p·min(n, p) for the components of a layer with p features, 10·n·r² for its probes, r the largest rank.
+Where links jump, joint probes of the layers that stand side by side come on top.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,12 +34,16 @@ from scipy import linalg, special
 from torch import Tensor
 
 from tournaments.analysis import Analysis, Cost, Measure
+from tournaments.analyzers.nested import nested_gains
 from tournaments.analyzers.samples import rows, standardised
 from tournaments.evidence import Evidence
 from tournaments.findings import Findings
-from tournaments.information import probe_gains
 
 Array = NDArray[np.float64]
+_Part = tuple[str, bytes]
+"""Some units of a layer: its name, and a boolean for each unit."""
+_Seen = tuple[Array, list[Array]]
+"""(n, r) components, and the nats that they gain on each sample, (n,), by rank."""
 
 RANKS = (4, 8, 16, 32, 64, 128)
 FOLDS = 5
@@ -54,10 +59,21 @@ def flow(findings: Findings) -> Analysis:
     """
     layers = depths(findings)
     tally = _Tally()
-    own = [_components(rows(findings, layer), tally) for layer in layers]
     target = _target(findings.evidence)
-    alone = [_gains([each], target, tally) for each in own]
-    passing = [_passing(findings, layers, at, own, alone, target, tally) for at in range(len(layers))]
+    seen: dict[_Part, _Seen] = {}
+
+    def look(part: _Part) -> _Seen:
+        """What is read off some units of a layer; the same ones often jump over several layers."""
+        if part not in seen:
+            layer, used = part
+            values = rows(findings, layer)
+            block = _components(values[:, np.frombuffer(used, dtype=bool).repeat(values.shape[1] // len(used))], tally)
+            seen[part] = block, _gains([block], target, tally)
+        return seen[part]
+
+    own = [(layer, np.ones(findings.network.axis_sizes()[layer], dtype=bool).tobytes()) for layer in layers]
+    alone = [look(part)[1] for part in own]
+    passing = [_passing(findings, layers, at, own[at], look, target, tally) for at in range(len(layers))]
     told, cut = [_chosen(g) for g in alone], [_chosen(g) for g in passing]
     measures: list[Measure] = []
     drops = [(0.0, 0.0)]
@@ -140,10 +156,19 @@ def _gains(blocks: Sequence[Array], y: Array, tally: _Tally) -> list[Array]:
     widest = max(block.shape[1] for block in blocks)
     if widest == 0 or y.size == 0:
         return found
-    for rank in sorted({min(rank, widest) for rank in RANKS}):
-        joint = np.concatenate([block[:, :rank] for block in blocks], axis=1)[:, : max(1, n // 4)]
-        tally.operations += 4 * FOLDS * n * joint.shape[1] ** 2
-        found.append(probe_gains(joint, y, folds=min(FOLDS, n)))
+    ranks, folds, most = sorted({min(rank, widest) for rank in RANKS}), min(FOLDS, n), max(1, n // 4)
+    widths = [sum(min(rank, block.shape[1]) for block in blocks) for rank in ranks]
+    nested = [width for width in widths if width <= most]
+    if nested:
+        # Component by component, so that what is read at one rank begins what is read at the next.
+        steps = itertools.pairwise([0, *ranks[: len(nested)]])
+        joint = np.concatenate([block[:, low:high] for low, high in steps for block in blocks], axis=1)
+        tally.operations += 2 * FOLDS * n * joint.shape[1] ** 2
+        found += nested_gains(joint, nested, y, folds)
+    for rank in ranks[len(nested) :]:
+        joint = np.concatenate([block[:, :rank] for block in blocks], axis=1)[:, :most]
+        tally.operations += 2 * FOLDS * n * most**2
+        found += nested_gains(joint, [most], y, folds)
     return found
 
 
@@ -151,22 +176,21 @@ def _passing(
     findings: Findings,
     layers: Sequence[str],
     at: int,
-    own: Sequence[Array],
-    alone: Sequence[list[Array]],
+    own: _Part,
+    look: Callable[[_Part], _Seen],
     target: Array,
     tally: _Tally,
 ) -> list[Array]:
     """The same for C: by the layer alone, by what jumps over it alone, and by both, as each is a bound."""
-    beside = [units for units in (_jumping(findings, layers, s, at) for s in range(at)) if units is not None]
+    beside = [part for part in (_jumping(findings, layers, s, at) for s in range(at)) if part is not None]
+    single = [gain for part in (own, *beside) for gain in look(part)[1]]
     if not beside:
-        return alone[at]
-    blocks = [_components(T, tally) for T in beside]
-    single = [gain for block in blocks for gain in _gains([block], target, tally)]
-    return [*alone[at], *single, *_gains([own[at], *blocks], target, tally)]
+        return single
+    return [*single, *_gains([look(part)[0] for part in (own, *beside)], target, tally)]
 
 
-def _jumping(findings: Findings, layers: Sequence[str], source: int, at: int) -> Array | None:
-    """Features of the units of layer `source` that have an active edge into a layer behind `at`; None without any."""
+def _jumping(findings: Findings, layers: Sequence[str], source: int, at: int) -> _Part | None:
+    """The units of layer `source` that have an active edge into a layer behind `at`; None without any."""
     name = layers[source]
     used: Tensor | None = None
     for target in layers[at + 1 :]:
@@ -175,9 +199,7 @@ def _jumping(findings: Findings, layers: Sequence[str], source: int, at: int) ->
             used = reached if used is None else used | reached
     if used is None or not bool(used.any()):
         return None
-    values = rows(findings, name)
-    columns = used.cpu().numpy().repeat(values.shape[1] // len(used))
-    return np.asarray(values[:, columns])
+    return name, used.cpu().numpy().tobytes()
 
 
 def _chosen(gains: Sequence[Array]) -> Array:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import optimize
 
-from evo.instruments.cliff import locate
+from evo.instruments.cliff import _fitted, _misfit, locate
 
 DENSITIES = [1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001]
 
@@ -28,6 +29,20 @@ def test_without_noise_it_is_found_between_its_rungs() -> None:
     assert np.log10(found.steepest.density) == pytest.approx(-1.85, abs=0.01)
     assert found.bracket == pytest.approx((0.01, 0.02))
     assert found.half_value == pytest.approx(1.0, abs=0.01)
+
+
+def test_all_curves_at_once_are_fitted_as_well_as_one_by_one() -> None:
+    rng, x = np.random.default_rng(3), np.log10(DENSITIES)[::-1]
+    y = np.stack([np.mean(noisy(-1.7, rng, spread=0.2), axis=1)[::-1] for _ in range(40)])
+    least, most = np.array([-3.0, 0.0, x[0], 0.03]), np.array([3.0, 6.0, x[-1], 9.0])
+    start = np.array([0.0, 2.0, -1.5, 0.3])
+    found = _fitted(x, y, np.tile(start, (40, 1)), np.tile(least, (40, 1)), np.tile(most, (40, 1)))
+    assert bool(((found >= least) & (found <= most)).all())
+    for curve_of, mine in zip(y, found, strict=True):
+        one = optimize.least_squares(lambda p, y: _misfit(x, y[None], p[None])[0][0], start, bounds=(least, most),
+                                     args=(curve_of,))  # fmt: skip
+        cost = 0.5 * float((_misfit(x, curve_of[None], mine[None])[0] ** 2).sum())
+        assert cost <= one.cost * (1 + 1e-3) + 1e-9
 
 
 def test_the_order_of_the_rungs_does_not_matter() -> None:

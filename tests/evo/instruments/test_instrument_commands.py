@@ -55,6 +55,11 @@ def test_ladder_draws_tells_and_goes_on(evo: Evo) -> None:
     folder = "runs/ladder-digits"
     assert Path(folder, "picture.png").read_bytes().startswith(b"\x89PNG")
     assert lives(folder) == 3
+    assert "other revisions" not in out
+    jobs = Path(folder, "jobs.jsonl")
+    jobs.write_text(jobs.read_text().replace('"revision":', '"before":', 1))
+    code, out, err = evo(*words, "--seeds", "1")
+    assert "1 of 3 jobs were lived by other revisions of the code than this one" in " ".join(out.split())
     code, out, err = evo(*words, "--seeds", "2", "--json")
     told = json.loads(out)
     assert code == 0
@@ -125,6 +130,14 @@ def test_a_margin_that_nobody_reaches_is_said(evo: Evo, monkeypatch: pytest.Monk
     assert code == 0
     assert "no seed of the grid is 2.2 nats above chance" in out
     assert not Path("runs/seed-digits/seed.yaml").exists()
+
+
+@pytest.mark.parametrize("margin", ["nan", "inf", "-.1"])
+def test_a_margin_that_is_none_is_one_line_and_leaves_nothing(evo: Evo, margin: str) -> None:
+    code, out, err = evo("seed", "digits", f"--margin={margin}", "--seeds", "1", *TINY)
+    told = f"evo: --margin: expected nats, a number ≥ 0, got {float(margin):g}; write for example --margin .1\n"
+    assert (code, out, err) == (2, "", told)
+    assert not Path("runs").exists()
 
 
 def test_check_passes_a_sound_architecture(evo: Evo) -> None:
