@@ -18,7 +18,8 @@ def lines(run: Run) -> list[str]:
     balance = "the start of a life is not recorded" if pd.isna(residual) else f"they balance to {residual:.0e} nats"
     told = [
         f"books: {balance}",
-        f"effort: {lived:,} training steps lived, {spent:,} ({spent / max(lived + spent, 1):.0%}) in forks that lost or training that diverged",
+        f"effort: {lived:,} training steps lived, {spent:,} ({spent / max(lived + spent, 1):.0%}) in forks that lost "
+        "or training that diverged",
     ]
     if facts.winners.n:
         told.append(f"audits: {facts.winners.hits} of {facts.winners.n} winners' gains inside their 95% intervals "
