@@ -126,6 +126,8 @@ def main() -> int:
                 told(f"{'out of time' if isinstance(stopped, OutOfTimeError) else 'stopped'}; the same command goes on")
             finally:
                 crew.close()
+            if crew.mixed:
+                told(crew.mixed)
     tables = {task: _table(args, shelf, task, known) for task in TASKS}
     tables = {task: lines for task, lines in tables.items() if lines}
     about = {
