@@ -19,7 +19,6 @@ from tournaments.candidate import Candidate
 from tournaments.findings import Findings
 from tournaments.growing import (
     LIVELY,
-    NOISE_POOL,
     POOL,
     RANDOM_UNITS,
     ROWS,
@@ -112,7 +111,8 @@ def _block(findings: Findings, source: str, layer: str) -> list[Candidate]:
         return []
 
     def best_of_noise(null: Tensor, rng: np.random.Generator) -> list[PooledUnit]:
-        return search(null, NOISE_POOL, 0, 1, rng)[2]
+        # Through two fitted layers noise promises what its whole pool offers: a smaller one would be no measure of it.
+        return search(null, POOL, RANDOM_UNITS, 1, rng)[2]
 
     noise = noise_bound(G, best_of_noise, findings.draw(f"noise of {purpose}"))
     gains = [sum(u.gains) for u in picked]
