@@ -247,7 +247,10 @@ def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enou
     from evo.grower import Grower
     from evo.workers import make_runner
 
-    with make_runner(config.workers, task) as runner:
+    def note(text: str) -> None:
+        progress({"stage": "note", "text": text})
+
+    with make_runner(config.workers, task, config.wait, note) as runner:
         grower = Grower(config, task, folder, runner=runner)
         try:
             while not grower.done and not enough():

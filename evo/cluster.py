@@ -18,9 +18,9 @@ from typing import Any
 import ray
 import torch
 from ray._private import ray_logging
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from evo.config import ConfigError
-from evo.pool import WORKER_CPUS
+from evo.placement import Node
 
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -54,16 +54,53 @@ def _held() -> dict[str, float]:
     return resources
 
 
-def check_workers(workers: int, beside: float) -> None:
-    """Raises ConfigError where `workers` and what runs `beside` them (in CPUs) do not fit on this machine."""
-    present = cpus()
-    most = int((present - beside) / WORKER_CPUS)
-    if workers > most:
-        cure = f"write workers: {most}" if most > 0 else "write workers: 0"
-        raise ConfigError(
-            f"workers: expected at most {max(most, 0)} on {present} CPU{'s' * (present > 1)} "
-            f"({WORKER_CPUS:g} of a CPU each), got {workers}; {cure}"
-        )
+def nodes(device: torch.device) -> list[Node]:
+    """The machines to be had: those of a running Ray that live, else this one."""
+    if not ray.is_initialized():
+        return [Node("this machine", cpus(), gpus(device), _memory(), _gpu_memory(device))]
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    here = ray.get_runtime_context().get_node_id()
+    found = []
+    for node in sorted(alive, key=lambda node: (node["NodeID"] != here, node["NodeName"], node["NodeID"])):
+        held = node["Resources"]
+        count = int(held.get("GPU", 0)) if device.type == "cuda" else 0
+        memory = 0 if count == 0 else _gpu_memory(device) if node["NodeID"] == here else _asked(node["NodeID"])
+        name = f"{node['NodeName']}/{node['NodeID'][:6]}"
+        found.append(Node(name, float(held.get("CPU", 0)), count, int(held.get("memory", 0)), memory))
+    return found
+
+
+def _memory() -> int:
+    """Bytes that processes may still take here, 0 where the system does not say."""
+    found = []
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        told = Path("/proc/meminfo").read_text().partition("MemAvailable:")[2]
+        found.append(1024 * int(told.split()[0]))
+    with contextlib.suppress(OSError, ValueError):
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        found.append(max(limit - used, 0))
+    return min(found, default=0)
+
+
+def _gpu_memory(device: torch.device) -> int:
+    """Bytes of the smallest GPU of this machine that `device` may mean, 0 where there is none."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return 0
+    numbers = range(torch.cuda.device_count()) if device.index is None else [device.index]
+    return min((int(torch.cuda.get_device_properties(i).total_memory) for i in numbers), default=0)
+
+
+def _asked(node: str) -> int:
+    """The same of another node, which a task there looks up; 0 where it cannot within a minute."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    task = ray.remote(_gpu_memory).options(num_cpus=0, num_gpus=0, scheduling_strategy=there)
+    reference = task.remote(torch.device("cuda"))
+    try:
+        found: int = ray.get(reference, timeout=60.0)
+    except ray.exceptions.RayError:
+        ray.cancel(reference, force=True)
+        return 0
+    return found
 
 
 @contextlib.contextmanager

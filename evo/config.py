@@ -277,6 +277,9 @@ class Config(Section):
     budget: float | None = Field(
         default=None, gt=0, description="seconds for the whole command; empty: until it is done"
     )
+    wait: float = Field(
+        default=3600.0, gt=0, description="seconds to wait for room on a cluster that is full of others' work"
+    )
     data: DataConfig = Field(default=DataConfig(), description="what is learned, and how it is split")
     network: NetworkConfig = Field(default=NetworkConfig(), description="the seed that growth starts from")
     training: TrainingConfig = Field(default=TrainingConfig(), description="how a network learns between decisions")

@@ -59,7 +59,7 @@ def grower(
 @dataclass(frozen=True)
 class Common:
     """What all trials of a search share. reference: (the `ShippedTask` in the object store,), boxed so that it travels
-    as a reference. gpus: of each worker. price: nats a parameter, of the score.
+    as a reference. claim: of each worker. price: nats a parameter, of the score.
     """
 
     config: Config
@@ -67,7 +67,7 @@ class Common:
     reference: tuple[Any]
     device: str
     workers: int
-    gpus: float
+    claim: dict[str, float]
     price: float
     begin: Begin
 
@@ -85,7 +85,7 @@ class NetworkTrial(tune.Trainable):
         self._task = shipped.unpacked(device)
         self._pool: RayPool | None = None
         if common.workers:
-            self._pool = RayPool(self._task, common.reference[0], common.workers, device, common.gpus)
+            self._pool = RayPool(self._task, common.reference[0], common.workers, device, common.claim)
         self._runner: TrialRunner = self._pool or InProcess(self._task)
         self._life: Life | None = None
         self._origin: dict[str, Any] | None = None  # where a network that goes on from a copy comes from

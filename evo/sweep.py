@@ -6,12 +6,11 @@ folder: networks that have ended are told of at once, the others take up their l
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import ray
 import torch
 from ray import tune
 
-from evo import cluster, schedulers
+from evo import cluster, placement, schedulers
 from evo.census import Census
 from evo.config import Config, ConfigError
 from evo.network_trial import Begin, Common, NetworkTrial, grower
-from evo.pool import WORKER_CPUS, worker_bundles
+from evo.placement import Plan
+from evo.pool import NOTICE_SECONDS, full, gave_up
 from evo.progress import Progress
 from evo.shipping import ShippedTask
 from evo.task import Task
@@ -62,12 +62,13 @@ def run_search(
     """
     # Unless one GPU was asked for by its number, networks are spread over all of them.
     device = torch.device(config.device if config.device.startswith("cuda:") else device_of(task).type)
-    share = Share.of(config, device)
     census = Census(Path(folder).absolute(), progress)
     if not census.complete(config.search.networks):
         progress({"stage": "note", "text": "starting Ray ..."})
-        with cluster.session(device), _environment(share):
-            _run(config, task, device, share, census, stop, begin)
+        with cluster.session(device):
+            plan = placement.plan(cluster.nodes(device), config, device.type)
+            with _environment(plan):
+                _run(config, task, device, plan, census, stop, begin)
     if census.broken is not None:
         raise census.broken
 
@@ -76,7 +77,7 @@ def _run(
     config: Config,
     task: Task,
     device: torch.device,
-    share: Share,
+    room: Plan,
     census: Census,
     stop: Callable[[], bool],
     begin: Begin,
@@ -84,8 +85,8 @@ def _run(
     price = economy.price(1.0, len(task.splits["train"]), config.economy.price, config.economy.final_price)
     plan = schedulers.plan(config, task, census, price)
     data = (ray.put(ShippedTask.of(task)),)
-    common = Common(config, census.folder, data, device.type, config.workers, share.gpus, price, begin)
-    claim = tune.PlacementGroupFactory(share.bundles(config.workers))
+    common = Common(config, census.folder, data, device.type, config.workers, room.bundle(), price, begin)
+    claim = tune.PlacementGroupFactory(room.bundles(), strategy=room.strategy)
     with tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(NetworkTrial, common=common), claim),
@@ -93,42 +94,14 @@ def _run(
             tune_config=tune.TuneConfig(
                 search_alg=plan.searcher, scheduler=plan.scheduler, num_samples=plan.samples, reuse_actors=True,
                 trial_dirname_creator=lambda trial: str(trial.trial_id),
+                max_concurrent_trials=room.at_once if room.limited else None,
             ),
             run_config=tune.RunConfig(
-                name="search", storage_path=scratch, callbacks=[Listener(census)], verbose=0,
+                name="search", storage_path=scratch, verbose=0,
+                callbacks=[Listener(census), Waiter(census, room, config.wait)],
                 stop=UntilStopped(census, stop), failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
             ),
         ).fit()  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Share:
-    """What one of `at_once` networks claims. cpus: for itself, its workers apart. gpus: for itself, and each worker."""
-
-    at_once: int
-    cpus: float
-    gpus: float
-
-    @staticmethod
-    def of(config: Config, device: torch.device) -> Share:
-        """Raises ConfigError where this machine cannot hold one network with its workers, or so many side by side."""
-        present, workers, asked = cluster.cpus(), config.workers, config.search.at_once
-        beside = WORKER_CPUS if workers else 0.0
-        cluster.check_workers(workers, beside)
-        least = beside + WORKER_CPUS * workers
-        if asked is not None and asked * least > present:
-            most = int(present / least)
-            raise ConfigError(
-                f"search.at_once: expected at most {most} with {workers} workers each on {present} CPUs, got {asked}; "
-                f"write search.at_once: {most}"
-            )
-        at_once = asked or max(1, int(present / max(1.0, least)))
-        gpus = min(1.0, cluster.gpus(device) / at_once) / (1 + workers)
-        return Share(at_once, _floor(present / at_once - WORKER_CPUS * workers), _floor(gpus))
-
-    def bundles(self, workers: int) -> list[dict[str, float]]:
-        mine = {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
-        return [mine, *worker_bundles(workers, self.gpus)]
 
 
 class Listener(tune.Callback):
@@ -166,6 +139,40 @@ class Listener(tune.Callback):
         self._census.end(network, "failed", f"its process died {trial.num_failures} times")
 
 
+class Waiter(tune.Callback):
+    """Says once that a cluster is full of others' work, and gives up after `wait` seconds without a network at work."""
+
+    def __init__(self, census: Census, plan: Plan, wait: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._census, self._plan, self._wait, self._clock = census, plan, wait, clock
+        self._since: float | None = None
+        self._said = False
+        self._before = _placed()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return object, ()  # as above
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        states = {trial.status for trial in trials}
+        if "PENDING" not in states or "RUNNING" in states:
+            self._since, self._said = None, False
+            return
+        now = self._clock()
+        self._since = now if self._since is None else self._since
+        waited = now - self._since
+        if waited >= self._wait:
+            self._census.broken = self._census.broken or ConfigError(gave_up(self._plan, self._wait))
+        elif waited >= NOTICE_SECONDS and not self._said and not _placed() - self._before:
+            # What has its place is only slow to start.
+            self._said = True
+            self._census.note(full(self._plan))
+
+
+def _placed() -> set[str]:
+    """Ids of the placement groups that have their resources."""
+    table: dict[str, dict[str, Any]] = ray.util.placement_group_table()
+    return {key for key, group in table.items() if group["state"] == "CREATED"}
+
+
 class UntilStopped(tune.Stopper):
     """Ends all trials, each between two cycles, once a stop is asked for or the search is broken."""
 
@@ -182,15 +189,10 @@ class UntilStopped(tune.Stopper):
         return self._census.broken is not None or self._stop()
 
 
-def _floor(share: float) -> float:
-    """To Ray's ten-thousandths, never more than there is."""
-    return math.floor(share * 10_000) / 10_000
-
-
 @contextmanager
-def _environment(share: Share) -> Iterator[None]:
+def _environment(plan: Plan) -> Iterator[None]:
     # As many trials may be on their way as can run: else each would wait for the one before it to have started.
-    wanted = {**_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(share.at_once)}
+    wanted = {**_ENVIRONMENT, "TUNE_MAX_PENDING_TRIALS_PG": str(plan.at_once)}
     wanted = {name: value for name, value in wanted.items() if name not in os.environ}
     os.environ.update(wanted)
     try:

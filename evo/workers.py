@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
+from evo import placement
+from evo.placement import WAIT_SECONDS
 from evo.task import Task
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
 
@@ -24,11 +26,13 @@ class InProcess:
 
 
 @contextlib.contextmanager
-def make_runner(workers: int, task: Task) -> Iterator[TrialRunner]:
+def make_runner(
+    workers: int, task: Task, wait: float = WAIT_SECONDS, note: Callable[[str], None] = lambda _: None
+) -> Iterator[TrialRunner]:
     """A runner on `workers` processes, 0 for this one, with all that it needs started before and ended after.
 
-    Arithmetic runs on one thread meanwhile, as it does in every worker: the order of a sum depends on their number.
-    Raises ConfigError where this machine cannot hold so many.
+    wait: seconds for room on a full cluster, of which `note` is told. Arithmetic runs on one thread meanwhile, as it
+    does in every worker: the order of a sum depends on their number. Raises ConfigError where there is no such room.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -41,9 +45,11 @@ def make_runner(workers: int, task: Task) -> Iterator[TrialRunner]:
         from evo.pool import RayPool
 
         device = device_of(task)
-        cluster.check_workers(workers, beside=0.0)
-        with cluster.session(device), contextlib.closing(RayPool.of(task, workers, device)) as pool:
-            yield pool
+        placement.pool(cluster.nodes(device), workers, device.type)
+        with cluster.session(device):
+            plan = placement.pool(cluster.nodes(device), workers, device.type)
+            with contextlib.closing(RayPool.of(task, plan, device, wait=wait, note=note)) as pool:
+                yield pool
     finally:
         torch.set_num_threads(threads)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import fake_life
 import pytest
+import ray
 import torch
 from fake_life import FakeLife
 from ray import cloudpickle
@@ -17,7 +18,7 @@ from evo.config import Config, ConfigError
 from evo.events import STABLE
 from evo.recorder import networks, read_events
 from evo.settings import build
-from evo.sweep import Share, run_search
+from evo.sweep import run_search
 from evo.task import Split, Task
 
 # Ray's processes find installed modules, not those of a folder of tests.
@@ -166,17 +167,30 @@ def test_pbt_goes_on_from_copies(tmp_path: Path) -> None:
         assert made.growth.cycles < 10, name
 
 
-def test_shares_fill_the_machine_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "cpus", lambda: 2)
-    assert Share.of(config_of(), CPU) == Share(2, 1.0, 0.0)
-    assert Share.of(config_of(workers=1), CPU) == Share(2, 0.5, 0.0)
-    assert Share.of(config_of(workers=2), CPU) == Share(1, 1.0, 0.0)
-    assert Share.of(config_of(workers=2), CPU).bundles(2) == [{"CPU": 1.0}, {"CPU": 0.5}, {"CPU": 0.5}]
-    assert Share.of(config_of(**{"search.at_once": 4}), CPU) == Share(4, 0.5, 0.0)
-    monkeypatch.setattr(cluster, "gpus", lambda device: 2)
-    on_gpus = Share.of(config_of(workers=1, **{"search.at_once": 2}), torch.device("cuda"))
-    assert on_gpus == Share(2, 0.5, 0.5)
-    with pytest.raises(ConfigError, match=r"workers: expected at most 3 on 2 CPUs .*got 4; write workers: 3"):
-        Share.of(config_of(workers=4), CPU)
-    with pytest.raises(ConfigError, match=r"at_once: expected at most 1 with 2 workers each on 2 CPUs, got 2; write"):
-        Share.of(config_of(workers=2, **{"search.at_once": 2}), CPU)
+def test_a_full_cluster_is_waited_for_with_one_line(tmp_path: Path) -> None:
+    """Others' work holds every CPU until the line is read."""
+    everything = ray.util.placement_group([{"CPU": float(cluster.cpus())}])
+    assert everything.wait(30)
+    heard: list[str] = []
+
+    def watch(update: Mapping[str, Any]) -> None:
+        heard.append(str(update.get("text", update["stage"])))
+        if heard[-1].startswith("the cluster is full: waiting for 1 CPU to be free"):
+            ray.util.remove_placement_group(everything)
+
+    run_search(
+        config_of(**{"search.networks": 2, "search.population": 2}), tiny_task(), tmp_path, watch, begin=FakeLife
+    )
+    assert sum(line.startswith("the cluster is full") for line in heard) == 1
+    assert (read_events(tmp_path)["kind"] == "finished").sum() == 2
+
+
+def test_a_cluster_that_stays_full_is_given_up_in_one_line(tmp_path: Path) -> None:
+    everything = ray.util.placement_group([{"CPU": float(cluster.cpus())}])
+    assert everything.wait(30)
+    try:
+        with pytest.raises(ConfigError, match=r"wait: expected 1 CPU to be free within 1 s, .* resume the run later"):
+            search(tmp_path, config_of(wait=1.0))
+    finally:
+        ray.util.remove_placement_group(everything)
+    assert networks(tmp_path) == []

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from evo import cluster
+from evo import cluster, placement
 from evo.config import ConfigError, TrainingConfig
 from evo.pool import RayPool
 from evo.shipping import ShippedBody, ShippedTask
@@ -76,8 +76,10 @@ def same(left: list[TrialResult], right: list[TrialResult]) -> None:
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RayPool]:
-    with cluster.session(CPU), contextlib.closing(RayPool.of(small_task(), 2, CPU)) as made:
-        yield made
+    with cluster.session(CPU):
+        plan = placement.pool(cluster.nodes(CPU), 2, "cpu")
+        with contextlib.closing(RayPool.of(small_task(), plan, CPU)) as made:
+            yield made
 
 
 def test_shipping_keeps_every_bit_and_what_is_shared() -> None:
@@ -166,8 +168,9 @@ def test_no_workers_needs_no_ray_and_computes_on_one_thread() -> None:
 
 def test_more_workers_than_fit_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "cpus", lambda: 2)
-    with pytest.raises(ConfigError, match=r"workers: expected at most 4 on 2 CPUs .*got 5; write workers: 4"):
-        cluster.check_workers(5, beside=0.0)
-    cluster.check_workers(4, beside=0.0)
-    with pytest.raises(ConfigError, match=r"at most 4"), make_runner(5, small_task()):
+    monkeypatch.setattr(cluster, "session", lambda device: pytest.fail("Ray was started"))
+    with (
+        pytest.raises(ConfigError, match=r"workers: expected at most 4 on 2 CPUs .*got 5; write workers: 4"),
+        make_runner(5, small_task()),
+    ):
         pytest.fail("a runner was given")  # pragma: no cover
