@@ -55,7 +55,7 @@ class FakeGrower:
 
 
 @contextlib.contextmanager
-def no_runner(workers: int, task: Any) -> Iterator[None]:
+def no_runner(workers: int, task: Any, *_: Any) -> Iterator[None]:
     yield None
 
 
