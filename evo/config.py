@@ -77,6 +77,9 @@ class TrainingConfig(Section):
         default=None, gt=0, description="or stop after this long (such a run is not repeatable)"
     )
     batch_size: int = Field(default=64, ge=1, description="samples a step")
+    ranks: int = Field(
+        default=1, ge=1, description="processes, each on a GPU of its own if any, that share each batch of a network"
+    )
     learning_rate: float = Field(default=1e-2, gt=0, description="of AdamW, at the start")
     final_rate: Fraction = Field(default=0.02, description="the cosine ends at this share of learning_rate")
     weight_decay: float | None = Field(default=None, ge=0, description="of AdamW; empty: as decay_epochs says")
@@ -290,3 +293,25 @@ class Config(Section):
     )
     search: SearchConfig = Field(default=SearchConfig(), description="the population (`evo search` only)")
     record: RecordConfig = Field(default=RecordConfig(), description="what is kept beside the events")
+
+    @model_validator(mode="after")
+    def _ranks_fit(self) -> Config:
+        ranks, batch = self.training.ranks, self.training.batch_size
+        if ranks == 1:
+            return self
+        if ranks > batch:
+            raise ValueError(
+                f"training.ranks: expected at most training.batch_size, {batch}, so that each has a sample of every "
+                f"batch, got {ranks}; write training.ranks: {batch}"
+            )
+        if self.device.startswith("cuda:"):
+            raise ValueError(
+                f"device: expected cuda or cpu with training.ranks: {ranks}, got {self.device}, which is one GPU; "
+                "write device: cuda"
+            )
+        if self.workers:
+            raise ValueError(
+                f"workers: expected 0 with training.ranks: {ranks}, whose processes run the trials as well, got "
+                f"{self.workers}; write workers: 0"
+            )
+        return self

@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from evo import traces
-from evo.batches import batch_orders, cosine_rates
+from evo import resolution, traces
+from evo.batches import cosine_rates
 from evo.data import Task
 from evo.decision import decide
 from evo.life import Life
 from evo.rows import choice_row, segment_row
+from evo.segments import Segment
 from evo.surroundings import Surroundings, correct, information
-from evo.training import Moment, Session, Trained, held_out_losses, predict
+from evo.training import Moment, Trained, held_out_losses, predict
 from evo.trials import pack, unpack
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
-from search_spaces.randomness import keyed
 from tournaments import economy, series
 from tournaments.economy import Ledger
 from tournaments.objective import score
@@ -103,18 +103,20 @@ def _train(
     """
     began = time.perf_counter()
     task, config = around.task, around.config
-    train = task.splits["train"]
     rows: list[dict[str, Any]] = []
     keep = pack(network, state)
     for attempt in range(PATIENCE_WITH_DIVERGENCE + 1):
-        rng = keyed(config.seed, around.network, life.cycle, "batches", attempt)
-        orders = batch_orders(len(train.x), steps, config.training.batch_size, rng)
-        network, state = unpack(keep)
         rates = life.rate * cosine_rates(config.training, life.step, steps, around.plan.total)
-        moment = Moment(life.step, around.plan.total, life.plateaus)
-        session = Session(network, state, train, task.kind, config.training, at=moment)
-        trained = session.run(orders, rates, traces.snapshots(config))
-        state = session.close()
+        segment = Segment(
+            (config.seed, around.network, life.cycle, "batches", attempt),
+            rates,
+            Moment(life.step, around.plan.total, life.plateaus),
+            config.training,
+            traces.snapshots(config),
+            resolution.scale(config.training.scales, life.cycle, around.plan.cycles),
+        )
+        done = around.train(keep, segment)
+        trained, network, state = done.trained, done.network, done.state
         held = held_out_losses(network, task.splits["growth"], task.kind)
         if not trained.diverged and bool(np.isfinite(held).all()):
             break

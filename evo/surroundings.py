@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evo import resolution
+from evo import resolution, segments
 from evo.config import Config, ConfigError, TrainingConfig
 from evo.data import Split, Task
 from evo.life import Life, Plan
+from evo.segments import Segment, Segmented, Together
 from evo.training import predict
-from evo.trials import TrialRunner
+from evo.trials import Body, TrialRunner
 from search_spaces.network import Network
 from search_spaces.randomness import keyed
 from tournaments import economy
@@ -38,6 +39,7 @@ class Surroundings:
     def of(config: Config, task: Task, network: str, runner: TrialRunner) -> Surroundings:
         resolution.check(task, config.training.scales)
         _check_policy(config, task)
+        _check_ranks(config, task, runner)
         train = task.splits["train"]
         rng = keyed(config.seed, network, "evidence")
         count = min(config.tournament.evidence_samples, len(train.x))
@@ -66,6 +68,13 @@ class Surroundings:
             self.evidence, self.task.picture, resolution.next_scale(scales, life.cycle, cycles)
         )
         return dataclasses.replace(self, task=resolution.at(self.task, scales, life.cycle, cycles), evidence=evidence)
+
+    def train(self, parent: Body, segment: Segment) -> Segmented:
+        """A copy of the parent, trained: here, or by the ranks that the config asks for."""
+        if self.config.training.ranks == 1:
+            return segments.train(self.task.splits["train"], self.task.kind, parent, segment)
+        assert isinstance(self.runner, Together)
+        return self.runner.train(parent, segment)
 
     @property
     def policy(self) -> Policy:
@@ -98,6 +107,22 @@ def _check_policy(config: Config, task: Task) -> None:
         raise ConfigError(
             f"economy.policy: 'correct' expected a task of classes, got {task.name!r}, whose targets are values; "
             "write economy.policy: nats"
+        )
+
+
+def _check_ranks(config: Config, task: Task, runner: TrialRunner) -> None:
+    """Raises ConfigError where there are not the ranks that were asked for, or no sample for one of them."""
+    ranks, samples = config.training.ranks, len(task.splits["train"])
+    present = runner.ranks if isinstance(runner, Together) else 1
+    if ranks > samples:
+        raise ConfigError(
+            f"training.ranks: expected at most {samples}, the training samples of {task.name}, got {ranks}; "
+            f"write training.ranks: {samples}"
+        )
+    if ranks not in (1, present):
+        raise ConfigError(
+            f"training.ranks: expected {present}, the processes that train here, got {ranks}; "
+            f"write training.ranks: {present}, or use `evo grow` or `evo search`, which start as many as are asked for"
         )
 
 

@@ -5,6 +5,9 @@ Only trained elements are gathered, updated and put back, so the optimiser canno
 freeze is not gathered, updated or aged, and a parameter that is frozen altogether asks for no gradient, so that layers
 before the first trained one are not gone back through. Running statistics of a batch norm are no elements: they go on.
 
+Of several ranks each takes its share of every batch, and the gradient is the sum of all: of the batch's mean loss,
+however unequal the shares. It is clipped, and taken, by every rank as a whole.
+
 n samples, b batch, k steps of a session, m trained elements.
 """
 
@@ -28,6 +31,8 @@ from evo.config import TrainingConfig
 from evo.data import Split
 from evo.learning_rate_setting import Setting
 from evo.quantisation import fake_quantise
+from evo.rank_norms import spanning
+from evo.ranks import Ranks
 from evo.velocities import Velocities
 from search_spaces.network import Network, active
 from search_spaces.optimizer_state import OptimizerState
@@ -69,6 +74,7 @@ class Session:
 
     at: where in the life it begins; the rules of update scales, and the steps that see quantised weights, follow it.
     Two sessions are one long one where the first ends at a step at which scales are computed anew.
+    ranks: where this process is one of several that train this network together.
     """
 
     def __init__(
@@ -80,9 +86,11 @@ class Session:
         config: TrainingConfig,
         capture: bool | None = None,
         at: Moment = Moment(),
+        ranks: Ranks | None = None,
     ) -> None:
         self.network, self.state, self.data, self.kind, self.config = network, state, data, kind, config
         self.moment = self.refreshed = at
+        self.ranks = ranks
         self.device = data.x.device
         self.capture = self.device.type == "cuda" if capture is None else capture
         self.ruled = learning_rates.parse(config.rates) != (learning_rates.UNIFORM,)
@@ -106,6 +114,9 @@ class Session:
         steps, the last of them, whose weights are averaged.
         """
         steps = len(orders)
+        self.whole = orders.shape[1]
+        if self.ranks is not None:
+            orders = self.ranks.share(orders)
         self.orders = torch.from_numpy(np.ascontiguousarray(orders)).to(self.device)
         self.at = torch.zeros(1, dtype=torch.int64, device=self.device)
         self.log = torch.zeros(steps, 2, device=self.device)
@@ -122,7 +133,8 @@ class Session:
             for first, last in itertools.pairwise(cuts):
                 way.look(first, self.parameters)
                 mean.look(first, self.parameters)
-                self._steps(first, last)
+                with spanning(self.network, self.ranks):
+                    self._steps(first, last)
             self.adam.lived(stop - start)
         way.look(steps, self.parameters)
         mean.look(steps, self.parameters)
@@ -216,6 +228,8 @@ class Session:
                 self._captured(quantised)
             else:
                 self._step(quantised)
+            if self.ranks is not None:
+                self.ranks.beat()
 
     def _captured(self, quantised: bool) -> None:
         """Some eager steps on a side stream, as capture asks for, then one graph a kind of step, replayed."""
@@ -238,13 +252,20 @@ class Session:
     def _step(self, quantised: bool = False) -> None:
         order = self.orders.index_select(0, self.at).view(-1)
         x, y = self.data.x.index_select(0, order), self.data.y.index_select(0, order)
-        loss = losses(self.kind, self._outputs(x, quantised), y).mean()
+        each = losses(self.kind, self._outputs(x, quantised), y)
+        # A share of the mean over the whole batch, not the mean over a share.
+        loss = each.mean() if self.ranks is None else each.sum() / self.whole
         names = self.layout.names
         grads = torch.autograd.grad(loss, [self.parameters[name] for name in names]) if names else ()
         with torch.no_grad():
+            parts = [self.layout.flat(name, grad) for name, grad in zip(names, grads, strict=True)]
+            if self.ranks is not None:
+                # The loss goes along: one exchange a step, and all ranks see alike whether it is finite.
+                summed = self.ranks.sum(torch.cat([*parts, loss.detach().view(1)]))
+                parts, loss = [summed[:-1]], summed[-1]
             norm = torch.zeros_like(loss)
             if names:
-                g = torch.cat([self.layout.flat(name, grad) for name, grad in zip(names, grads, strict=True)])
+                g = torch.cat(parts)
                 norm = torch.linalg.vector_norm(g)
                 g.mul_((self.config.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
                 self.adam.step(g)
