@@ -10,7 +10,7 @@ from evo import events
 from evo.config import Config
 from evo.population import Point, name_of
 from evo.progress import Progress
-from evo.recorder import Recorder, networks, read_table
+from evo.recorder import Fenced, Recorder, networks, read_table
 
 _SHOWN = (
     "generation", "cycle", "step", "epoch", "information_nats", "validation_information_nats", "validation_accuracy",
@@ -41,14 +41,22 @@ class Census:
     def end(self, network: str, kind: str, reason: str) -> list[Point]:
         """Closes the record of a network that did not end by itself, and numbers it among such: their order counts.
 
-        No other process may be writing for this network any more.
+        What it has committed until then counts; whoever writes for it after that is fenced.
         """
         self._ended += 1
-        rows = self._rows(network)
-        last = _last_snapshot(rows)
-        kept = {name: last.get(name) for name in ("generation", "cycle", "step", "epoch", "active_parameters")}
-        row = events.row(kind, reason=f"{reason} (number {self._ended} that the search ended)", **kept)
-        Recorder(self.folder, network).commit([row])
+        for last_try in (False, False, True):
+            rows = self._rows(network)
+            if rows and rows[-1]["kind"] in ("finished", "failed"):
+                break
+            last = _last_snapshot(rows)
+            kept = {name: last.get(name) for name in ("generation", "cycle", "step", "epoch", "active_parameters")}
+            row = events.row(kind, reason=f"{reason} (number {self._ended} that the search ended)", **kept)
+            try:
+                Recorder(self.folder, network).commit([row])
+                break
+            except Fenced:  # a process of it that was taken for dead wrote once more
+                if last_try:
+                    raise
         return [] if kind == "failed" else points(network, rows)
 
     def tell(self, update: Mapping[str, Any]) -> None:

@@ -6,10 +6,8 @@ writes what it saw to report/front.json; whoever comes later reads that file.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from evo.recorder import sync
+from evo.storage import replace_file
 
 if TYPE_CHECKING:
     from evo.task import Task
@@ -165,16 +163,7 @@ def with_test(front: pd.DataFrame, record: Mapping[str, Any]) -> pd.DataFrame:
 def write_atomically(path: Path, content: str | bytes) -> None:
     """Either the whole file is there afterwards or what was there before. Raises OSError, and then leaves no draft."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        draft.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
-        sync(draft)
-        draft.replace(path)
-        sync(path.parent)
-    except BaseException:  # Ctrl-C too must leave no half-written file
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
-        raise
+    replace_file(path, content.encode("utf-8") if isinstance(content, str) else content)
 
 
 def _plain(value: Any) -> Any:

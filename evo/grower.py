@@ -1,7 +1,8 @@
 """Grower: holds one growing network, makes each cycle durable, and resumes by itself.
 
 A cycle is committed in two durable operations: its snapshot, then its events. The events are the word that counts: what
-a killed process had saved beyond them is done again, and comes out the same.
+a killed process had saved beyond them is done again, and comes out the same. Of two growers of one network (a process
+that was taken for dead, a job that was started twice) one commits a cycle, and the other goes on from there.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from evo.cycle import born, figures, run_cycle
 from evo.data import Task
 from evo.front import snapshot_folder
 from evo.life import Life
-from evo.recorder import Recorder, read_table
+from evo.recorder import Fenced, Recorder, read_table
 from evo.rows import settings_json
+from evo.storage import abandoned
 from evo.surroundings import Surroundings
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
 from search_spaces import actions, checkpoint, deltas
@@ -67,7 +69,7 @@ class Grower:
         self.body: Network
         self.state: OptimizerState
         found = self._newest()
-        self._sweep(found)
+        self._sweep()
         if found is None:
             self._be_born()
         else:
@@ -96,7 +98,12 @@ class Grower:
         self.life, self.body, self.state, rows = run_cycle(self._around, self.life, self.body, self.state)
         if self._base is not None:
             self._base = dataclasses.replace(self._base, slots=_followed(before, rows))
-        found = self._commit(rows, time.perf_counter() - began)
+        try:
+            found = self._commit(rows, time.perf_counter() - began)
+        except Fenced as fenced:
+            rows = self._catch_up(fenced)
+            shot = next(row for row in rows if row["kind"] == "snapshot")
+            found = {name: shot[name] for name in shot if name.startswith("validation_") and shot[name] is not None}
         decision = next((r for r in rows if r["kind"] == "decision"), None)
         return {
             "cycle": self.life.cycle,
@@ -150,7 +157,10 @@ class Grower:
             information_nats=self.life.information,
             credits_nats=self.life.ledger.balance,
         )
-        self._commit([started, *told], 0.0)
+        try:
+            self._commit([started, *told], 0.0)
+        except Fenced as fenced:
+            self._catch_up(fenced)
 
     def _newest(self) -> str | None:
         """Folder name of the newest committed snapshot."""
@@ -159,12 +169,32 @@ class Grower:
         # A name that leads elsewhere must be found before anything is removed in its favour.
         return snapshot_folder(self.folder, self.network, committed[-1]).name if committed else None
 
-    def _sweep(self, newest: str | None) -> None:
-        """Removes what a killed process had saved beyond the newest commit, or had only begun to save."""
+    def _sweep(self) -> None:
+        """Removes what a killed process had only begun to save.
+
+        What it had saved whole but not committed stays: the process may be frozen, not dead, and commit it yet. It is
+        saved again when its cycle is reached, and comes out the same.
+        """
         home = self._snapshots()
         for stray in home.iterdir() if home.is_dir() else ():
-            if newest is None or stray.name > newest or stray.name.startswith("."):
-                shutil.rmtree(stray)
+            if stray.name.startswith(".") and abandoned(stray):
+                shutil.rmtree(stray, ignore_errors=True)
+
+    def _catch_up(self, fenced: Fenced) -> list[dict[str, Any]]:
+        """Takes up the newest commit of a writer that was first, and returns the rows of its cycle.
+
+        A life is deterministic, so who wrote it makes no difference. Raises `fenced` where there is nothing new.
+        """
+        behind = self._recorder.last_seq
+        self._recorder = Recorder(self.folder, self.network)
+        newest = self._newest()
+        if newest is None or self._recorder.last_seq <= behind:
+            raise fenced
+        self._take_up(newest)
+        rows = read_table(self.folder, self.network).to_pylist()
+        if rows[-1]["kind"] in ("finished", "failed") and not self.life.done:  # the search has ended it
+            self.life = dataclasses.replace(self.life, done=True, reason=str(rows[-1]["reason"]))
+        return [row for row in rows if row["cycle"] == self.life.cycle]
 
     def _take_up(self, name: str) -> None:
         home = self._snapshots()
@@ -250,7 +280,12 @@ class Grower:
             "task": {"name": self.task.name, "kind": self.task.kind, "outputs": self.task.outputs},
             "preprocessing": self.task.preprocessing,
         }
-        part = lambda _: faults.point("snapshot.part")  # noqa: E731
+
+        def part(name: str) -> None:
+            if name == "checkpoint.replacing":  # what somebody has committed is replaced by nobody
+                self._recorder.check()
+            faults.point("snapshot.part")
+
         packed = self.config.record.deltas
         # By the number of the cycle, so that a life that was killed and resumed leaves the same files.
         base = None if self.life.cycle % WHOLE_EVERY == 0 else self._base

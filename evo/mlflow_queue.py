@@ -50,7 +50,7 @@ class Cursor:
 
     def write(self, folder: Path) -> None:
         text = json.dumps(self.__dict__)
-        publish(folder / CURSOR, lambda dot: dot.write_text(text, encoding="utf-8"))
+        publish(folder / CURSOR, text.encode())
         faults.point("mlflow.cursor")
 
 

@@ -1,6 +1,8 @@
-"""The Parquet record of events: one small file a commit, one writer a network, never changed once it has its name.
+"""The Parquet record of events: one small file a commit, never changed once it has its name.
 
-A commit is written under a dot-name, synced, renamed and the folder synced: it is there whole or not at all. A file
+A commit is written under a dot-name, synced, linked to its name if nothing bears it, and the folder synced: it is there
+whole or not at all, and of several writers' (a process that was taken for dead, a job that was started twice) the first
+one's counts. A file
 `n000-000041.parquet` may also hold everything up to commit 41 (`compact`): whoever reads walks from the newest file
 down and stops at row 0, so files that a compaction made superfluous but could not yet remove are never read twice.
 """
@@ -21,14 +23,19 @@ import pyarrow.parquet as pq
 
 from evo import faults
 from evo.events import SCHEMA, SCHEMA_VERSION
+from evo.storage import abandoned, create_file, replace_file
 
 
 class RecordError(ValueError):
     """The record cannot be read or written: one line with the file, what is wrong and the cure."""
 
 
+class Fenced(RecordError):  # noqa: N818 - it is the state of the record, and no fault of the caller's
+    """Another writer of this network was first with this commit; nothing of ours was written."""
+
+
 class Recorder:
-    """The one writer of a network's events in a run folder."""
+    """Writes a network's events in a run folder. Of several writers, each commit is one's; the others are fenced."""
 
     def __init__(self, folder: Path, network: str) -> None:
         if not network or "/" in network or network.startswith("."):
@@ -37,8 +44,8 @@ class Recorder:
         self.network = network
         with _disk(self.events):
             self.events.mkdir(parents=True, exist_ok=True)
-            for torn in self.events.glob(f".{network}-*.parquet"):
-                if torn.stem.rpartition("-")[0] == f".{network}":
+            for torn in self.events.glob(f".{network}-*.parquet*"):
+                if torn.name.partition(".parquet")[0].rpartition("-")[0] == f".{network}" and abandoned(torn):
                     torn.unlink(missing_ok=True)  # what a killed commit left behind
         rows = read_table(folder, network)
         self._rows: int = rows.num_rows
@@ -52,21 +59,34 @@ class Recorder:
     def commit(self, rows: Sequence[dict[str, Any]]) -> None:
         """Makes the rows durable, all or none. Fills network, seq, schema_version, time, host and pid where empty.
 
-        Raises RecordError for rows that do not fit the schema and for a disk that will not take them; nothing is left
-        behind then, and the same rows may be committed again.
+        Raises Fenced where another writer has made this commit, and RecordError for rows that do not fit the schema
+        and for a disk that will not take them; nothing is left behind then, and the same rows may be committed again.
         """
         if not rows:
             return
         faults.point("events.begin")
         stamp = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid()}
         table = _table([self._complete(row, self._rows + i, stamp) for i, row in enumerate(rows)])
-        path = self.events / f"{self.network}-{self._commits:06d}.parquet"
-        if path.exists():
-            raise RecordError(f"{path}: another process writes this network too; end it and resume the run")
-        publish(path, lambda dot: _write(table, dot), "events")
+        with _disk(self._next):
+            if not create_file(self._next, _parquet(table), _passing("events")):
+                raise self._fenced()
         self._rows += table.num_rows
         self._commits += 1
         faults.point("events.committed")
+
+    def check(self) -> None:
+        """Raises Fenced where another writer has made the next commit already."""
+        if self._next.exists():
+            raise self._fenced()
+
+    @property
+    def _next(self) -> Path:
+        return self.events / f"{self.network}-{self._commits:06d}.parquet"
+
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            f"{self._next}: another process writes this network too, and was first; end one of them and resume the run"
+        )
 
     def _complete(self, row: dict[str, Any], seq: int, stamp: dict[str, Any]) -> dict[str, Any]:
         settled = {"network": self.network, "seq": seq, "schema_version": SCHEMA_VERSION}
@@ -79,34 +99,14 @@ class Recorder:
         return {**row, **settled, **stamped}
 
 
-def publish(path: Path, write: Callable[[Path], object], points: str | None = None) -> None:
-    """Has `write` fill a dot-file beside `path`, then gives it its name, durably. After an OSError nothing is left."""
-    dot = path.with_name("." + path.name)
+def publish(path: Path, data: bytes, points: str | None = None) -> None:
+    """Gives a file its bytes, whole and durably, whatever stood there. After a RecordError nothing is left."""
     with _disk(path):
-        try:
-            write(dot)
-            if points:
-                faults.point(f"{points}.written")
-            sync(dot)
-            if points:
-                faults.point(f"{points}.synced")
-            dot.rename(path)
-            if points:
-                faults.point(f"{points}.renamed")
-            sync(path.parent)
-        except BaseException:  # Ctrl-C too must leave no half-written file
-            with contextlib.suppress(OSError):
-                dot.unlink(missing_ok=True)
-            raise
+        replace_file(path, data, _passing(points))
 
 
-def sync(path: Path) -> None:
-    """Waits until the file or folder is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _passing(points: str | None) -> Callable[[str], None]:
+    return (lambda step: faults.point(f"{points}.{step}")) if points else (lambda step: None)
 
 
 def networks(folder: Path) -> list[str]:
@@ -171,7 +171,7 @@ def compact(folder: Path) -> None:
         newest = max(found)
         table = read_table(folder, network)
         if len(found) > 1:
-            publish(found[newest], lambda dot, table=table: _write(table, dot, small=True), "compact")  # type: ignore[misc]
+            publish(found[newest], _parquet(table, small=True), "compact")
         with _disk(events):
             for number in sorted(found)[:-1]:
                 found[number].unlink(missing_ok=True)
@@ -192,11 +192,13 @@ def _table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def _write(table: pa.Table, path: Path, small: bool = False) -> None:
+def _parquet(table: pa.Table, small: bool = False) -> bytes:
     # A commit of ten rows gains nothing from dictionaries, statistics or compression, and they cost half of its time.
     settings = {"compression": "zstd"} if small else {"compression": "none", "use_dictionary": False}
     # Without checksums a flipped bit would be read as a figure.
-    pq.write_table(table, path, write_statistics=small, write_page_checksum=True, **settings)
+    stream = pa.BufferOutputStream()
+    pq.write_table(table, stream, write_statistics=small, write_page_checksum=True, **settings)
+    return bytes(stream.getvalue())
 
 
 def _read(path: Path) -> pa.Table:

@@ -121,9 +121,7 @@ class Folder:
     def replace(self, name: str, data: bytes) -> None:
         with self._told(name) as path:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with draft_of(path, data) as draft:
-                draft.rename(path)
-            sync(path.parent)
+            replace_file(path, data)
 
     def read(self, name: str) -> bytes:
         with self._told(name) as path:
@@ -173,6 +171,14 @@ def create_file(path: Path, data: bytes, between: Callable[[str], None] = lambda
         sync(path.parent)
         return True
     raise AssertionError
+
+
+def replace_file(path: Path, data: bytes, between: Callable[[str], None] = lambda step: None) -> None:
+    """Gives a file its bytes, durably: it is whole, or what was there before. Raises OSError; leaves no draft then."""
+    with draft_of(path, data, between) as draft:
+        draft.rename(path)
+        between("renamed")
+    sync(path.parent)
 
 
 def _named(draft: Path, path: Path) -> bool:

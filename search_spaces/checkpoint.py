@@ -19,10 +19,14 @@ The folder is written under a dot-name and renamed, so it is there whole or not 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
 import json
 import os
 import re
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,40 +82,71 @@ def save(
     packed: bool = False,
     base: Base | None = None,
 ) -> Content | None:
-    """Write a checkpoint, whole or not at all; one that stands there is replaced.
+    """Write a checkpoint, whole or not at all; one that stands there is replaced, unless it is the same.
 
     packed: in less room, told from `base` where one is given, which must stay beside this folder; returns what another
-    delta may build on. between: called with a name between durable operations (tests kill the process there).
-    Raises OSError.
+    delta may build on. between: called with a name between durable operations (tests kill the process there), and with
+    "checkpoint.replacing" before another one is replaced. Raises OSError.
     """
     content = Content.of(network, state) if packed else None
     if content is None or content.layout.elements > MOST:
         files = to_files(network, state, extra, lineage)
     else:
         files = packed_files(network, content, extra, lineage, base)
-    draft = folder.with_name(f".{folder.name}.{os.getpid()}")
-    aside = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    for leftover in (draft, aside):
-        shutil.rmtree(leftover, ignore_errors=True)
+    draft = folder.with_name(f".{folder.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}")
     draft.mkdir(parents=True)
+    lock = os.open(draft, os.O_RDONLY)
     try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)  # as long as its writer lives, nobody takes it for a dead one's
         for name, data in files.items():
             write(draft / name, data)
             between(f"checkpoint.{name.partition('.')[0]}")
         sync_folder(draft)
-        # A folder cannot be renamed over one that holds files: the old checkpoint steps aside until the new one stands.
-        if folder.exists():
-            os.rename(folder, aside)
-        os.rename(draft, folder)
-    except BaseException:
+        _put(draft, folder, files, between)
+    finally:
+        os.close(lock)
         shutil.rmtree(draft, ignore_errors=True)
-        if aside.exists() and not folder.exists():
-            os.rename(aside, folder)
-        raise
     sync_folder(folder.parent)
-    shutil.rmtree(aside, ignore_errors=True)
     between("checkpoint.renamed")
     return content
+
+
+def _put(draft: Path, folder: Path, files: Mapping[str, bytes], between: Callable[[str], None]) -> None:
+    """Gives the draft its name; where a checkpoint of the same bytes has it, that one stays."""
+    for last in (*[False] * 9, True):
+        try:
+            os.rename(draft, folder)
+            return
+        except OSError as error:
+            # A folder cannot be renamed over one that holds files.
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or last:
+                raise
+        if _holds(folder, files):
+            return
+        between("checkpoint.replacing")
+        aside = draft.with_name(f"{draft.name}.old")
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(folder, aside)
+        try:
+            os.rename(draft, folder)
+            return
+        except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                continue  # somebody else put one there in between
+            if aside.exists() and not folder.exists():
+                os.rename(aside, folder)
+            raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
+def _holds(folder: Path, files: Mapping[str, bytes]) -> bool:
+    try:
+        names = {entry.name for entry in os.scandir(folder)}
+        return names == files.keys() and all((folder / name).read_bytes() == files[name] for name in names)
+    except OSError:
+        return False
 
 
 def to_files(

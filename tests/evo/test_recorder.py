@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from evo import faults, recorder
 from evo.events import COLUMNS, SCHEMA, SCHEMA_VERSION, row
-from evo.recorder import Recorder, RecordError, compact, networks, read_events, read_table
+from evo.recorder import Fenced, Recorder, RecordError, compact, networks, read_events, read_table
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,8 +98,11 @@ def test_rows_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -> N
 def test_a_second_writer_is_refused(tmp_path: Path) -> None:
     one, other = Recorder(tmp_path, "n000"), Recorder(tmp_path, "n000")
     one.commit(cycle(0))
-    with pytest.raises(RecordError, match="another process writes this network"):
-        other.commit(cycle(0))
+    with pytest.raises(Fenced, match="another process writes this network"):
+        other.commit(cycle(0, rows=5))
+    assert len(read_events(tmp_path)) == 3
+    assert not [name for name in files(tmp_path) if name.startswith(".")]
+    Recorder(tmp_path, "n000").commit(cycle(1))
 
 
 def test_a_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
@@ -198,11 +201,11 @@ def test_a_full_disk_leaves_nothing_and_the_commit_can_be_repeated(
 ) -> None:
     writer = Recorder(tmp_path, "n000")
 
-    def full(path: Path) -> None:
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr(recorder, "sync", full)
+        patched.setattr(os, "fsync", full)
         with pytest.raises(RecordError, match=r"No space left on device.*free space"):
             writer.commit(cycle(0))
     assert files(tmp_path) == []
