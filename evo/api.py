@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo import faults, run_folder
+from evo import faults, live, run_folder
 from evo.config import Config, ConfigError
 from evo.progress import Progress, silent
 from evo.settings import build, read_yaml
@@ -117,7 +117,9 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     _plug_in(kind, checked)
     loaded = _load(checked, task if in_memory else None)
-    folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded))
+    # Whose job this is, so that a queue goes on with its own runs only.
+    job = {"job": os.environ["MERISTEM_JOB"]} if "MERISTEM_JOB" in os.environ else {}
+    folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded), **job)
     try:
         return _drive(kind, named_config, loaded, folder, progress)
     except BaseException:
@@ -201,14 +203,19 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     cycles = Plan.of(config, len(task.splits["train"])).cycles + 1
     deadline = None if config.budget is None else time.monotonic() + config.budget
     patience = {"stage": "note", "text": "stopping after this decision ...", "lasts": True}
-    with run_folder.locked(folder), _one_thread(), Stop(lambda: progress(patience)) as stop:
-        progress(
-            {
-                "stage": "start", "run": str(folder), "kind": kind, "task": task.name, "seed": config.seed,
-                "networks": config.search.networks if kind == "search" else 1, "cycles": cycles,
-            }
-        )  # fmt: skip
-
+    plan = {
+        "kind": kind, "task": task.name, "seed": config.seed,
+        "networks": config.search.networks if kind == "search" else 1, "cycles": cycles,
+    }  # fmt: skip
+    at = {**plan, "stage": "running", "until": None if config.budget is None else time.time() + config.budget}
+    with (
+        run_folder.locked(folder),
+        _one_thread(),
+        Stop(lambda: progress(patience)) as stop,
+        live.beating(folder, live.DRIVER, lambda: {**at, "stopping": stop.asked is not None}, config.record.heartbeat),
+    ):
+        progress({"stage": "start", "run": str(folder), **plan})
+        live.clear(folder)
         watch = _Watch(progress, stop, deadline)
         with _mirrored(folder, config):
             try:
@@ -223,6 +230,7 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
                 begun = any((folder / "events").glob("*.parquet"))
                 told = f"stopped, and kept everything in {folder}" if begun else "stopped before a network was born"
                 raise Interrupted(told, stopped.signum) from None
+            at["stage"] = "report"
             progress({"stage": "report"})
             run = Run.open(folder)
             _report(run, task)
@@ -252,6 +260,7 @@ def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enou
 
     with make_runner(config.workers, task, config.wait, note) as runner:
         grower = Grower(config, task, folder, runner=runner)
+        grower.watch()
         try:
             while not grower.done and not enough():
                 progress({"stage": "cycle", "network": "n000", "generation": 0, **grower.advance()})

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evo import cli_instruments
+from evo import cli_instruments, cli_queue, cli_watch
 from evo.cli_ensemble import ensemble
 from evo.cli_recipes import recipes
 from evo.complaints import INTERRUPTED, complain, plainly
@@ -227,6 +227,9 @@ def config() -> None:
     print(to_yaml(Config()), end="")
 
 
+app.command()(cli_watch.status)
+app.command()(cli_watch.watch)
+app.add_typer(cli_queue.app, name="queue")
 app.command()(ensemble)
 app.command()(recipes)
 app.command()(mechanisms)

@@ -264,6 +264,12 @@ class RecordConfig(Section):
         description="snapshots kept at the end: all; the front's and each last; or at growth, >2% better, and by phase",
     )
     keep_each: int | None = Field(default=None, ge=1, description="at most so many a network and phase, the best")
+    heartbeat: float = Field(
+        default=5.0,
+        ge=0,
+        description="seconds between signs of life for `evo watch`, 2 at least, 10 in a bucket; 0: none",
+    )
+    system_metrics: bool = Field(default=True, description="CPU, memory and GPUs in MLflow, as signs of life tell them")
     deltas: bool = Field(default=True, description="snapshots hold what changed since the one before, bit for bit")
 
 

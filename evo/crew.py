@@ -23,6 +23,9 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from evo import causes
+from evo.vitals import Trials
+
 LEASE_SECONDS = 300.0
 
 DEATHS = 3
@@ -49,6 +52,7 @@ class Crew:
     """
 
     def __init__(self, start: Callable[[int], Any], count: int, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.queue = Trials()
         self.lease_seconds = lease_seconds
         self._start = start
         self._missed = Counter[int]()
@@ -75,21 +79,26 @@ class Crew:
                     worker = self._idle.popleft()
                     future = self._workers[worker].run.remote(shared, [requests[i] for i in chosen])
                     leases[future] = _Lease(worker, chosen, time.monotonic() + self.lease_seconds)
+                self.queue.waiting = len(waiting)
+                self.queue.in_flight = sum(len(lease.requests) for lease in leases.values())
                 if not leases and self._nobody():
                     if waiting:
                         first = waiting.popleft()
                         answers[first] = here(first)
+                        self.queue.done += 1
                     self._look(0.0)
                     continue
                 for future in self._look(self._patience(leases), leases):
-                    found, blame = _answers(future, leases[future])
+                    found = _answers(future, leases[future])
                     lease = leases.pop(future)
-                    if found is not None:
+                    if isinstance(found, list):
                         answers.update(zip(lease.requests, found, strict=True))
+                        self.queue.done += len(found)
                         self._idle.append(lease.worker)
                         continue
+                    self.queue.failed(f"a worker of its trials: {causes.of(found)}")
                     self._replace(lease.worker)
-                    if blame:
+                    if not _taken_away(found):
                         deaths.update(lease.requests)
                     fatal = {i for i in lease.requests if deaths[i] >= DEATHS}
                     answers.update(dict.fromkeys(fatal))
@@ -97,6 +106,7 @@ class Crew:
         finally:
             # Where an error ends it, workers are still busy: they are there again once they have answered.
             self._starting.update({future: lease.worker for future, lease in leases.items()})
+            self.queue.in_flight = self.queue.waiting = 0
         if requests and all(deaths[i] >= DEATHS for i in range(len(requests))):
             raise RuntimeError(f"{DEATHS} workers died over each of {len(requests)} trials; see the logs of Ray")
         return [answers[i] for i in range(len(requests))]
@@ -161,6 +171,7 @@ class Crew:
             if getattr(err, "actor_init_failed", False):
                 raise RuntimeError(f"a worker of the pool could not start: {err}") from err
             self._missed[index] += 1
+            self.queue.failed(f"a worker of its trials, as it started: {causes.of(err)}")
             self._replace(index)
         except RayTaskError:
             self._idle.append(index)  # the error of a request that an earlier run was ended by
@@ -169,13 +180,13 @@ class Crew:
             self._idle.append(index)
 
 
-def _answers(future: Any, lease: _Lease) -> tuple[list[Any] | None, bool]:
-    """None where the worker died or has held the lease for too long, and whether its requests may be to blame."""
+def _answers(future: Any, lease: _Lease) -> list[Any] | RayError | GetTimeoutError:
+    """Why not, where the worker died or has held the lease for too long."""
     try:
         answers: list[Any] = ray.get(future, timeout=0.0 if lease.until <= time.monotonic() else None)
     except (*_GONE, GetTimeoutError) as err:
-        return None, not _taken_away(err)
-    return answers, False
+        return err
+    return answers
 
 
 def _taken_away(error: RayError | GetTimeoutError) -> bool:

@@ -34,6 +34,13 @@ POINTS: tuple[str, ...] = (
     # the snapshots that are left at the end
     "retention.written",
     "retention.removed",
+    # one job of a queue
+    "queue.added",
+    "queue.claimed",
+    "queue.started",
+    "queue.ended",
+    "queue.released",
+    "queue.settled",
     # the run as a whole
     "run.begin",
     "run.written",

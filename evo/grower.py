@@ -14,10 +14,11 @@ import os
 import shutil
 import socket
 import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo import events, faults
+from evo import events, faults, live
 from evo.birth import seeded
 from evo.config import Config
 from evo.cycle import born, figures, run_cycle
@@ -29,6 +30,7 @@ from evo.rows import settings_json
 from evo.storage import abandoned
 from evo.surroundings import Surroundings
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
+from evo.vitals import Vitals, Watched
 from search_spaces import actions, checkpoint, deltas
 from search_spaces.checkpoint import CheckpointError
 from search_spaces.content import Content
@@ -60,7 +62,11 @@ class Grower:
         self.config, self.task, self.folder = config, task, Path(folder)
         self.network, self.generation, self.parent = network, generation, parent
         self._began = time.monotonic()
-        self._around = Surroundings.of(config, task, network, runner or self._run_here)
+        self.vitals = Vitals(network, generation)
+        self._beat: live.Beat | None = None
+        watched = Watched.over(runner or self._run_here, self.vitals)
+        self._around = Surroundings.of(config, task, network, watched)
+        self.vitals.cycles = self._around.plan.cycles + 1
         self._recorder = Recorder(self.folder, network)
         self._lineage: list[str] = []
         self._peak_before = 0
@@ -95,9 +101,11 @@ class Grower:
             # Out of time: straight to the last stretch, where the rate falls to its end.
             self._around = dataclasses.replace(self._around, plan=plan.cut(self.cycle, self.life.step))
         before = self.body
+        self.vitals.enter("training")
         self.life, self.body, self.state, rows = run_cycle(self._around, self.life, self.body, self.state)
         if self._base is not None:
             self._base = dataclasses.replace(self._base, slots=_followed(before, rows))
+        self.vitals.enter("saving")
         try:
             found = self._commit(rows, time.perf_counter() - began)
         except Fenced as fenced:
@@ -105,7 +113,7 @@ class Grower:
             shot = next(row for row in rows if row["kind"] == "snapshot")
             found = {name: shot[name] for name in shot if name.startswith("validation_") and shot[name] is not None}
         decision = next((r for r in rows if r["kind"] == "decision"), None)
-        return {
+        update: dict[str, float | int | str | bool] = {
             "cycle": self.life.cycle,
             "step": self.life.step,
             "epoch": float(rows[-1]["epoch"] or 0.0),
@@ -121,9 +129,23 @@ class Grower:
             "seconds": time.perf_counter() - began,
             "done": self.done,
         }
+        self.vitals.lived(update)
+        return update
+
+    def watch(
+        self, also: Callable[[Mapping[str, Any]], None] | None = None, lost: Callable[[], None] | None = None
+    ) -> None:
+        """Gives signs of life until `close`, as `record.heartbeat` says, and puts lost workers on record.
+
+        also: told what `live.Beat` tells. lost: called for every worker of its trials that was lost.
+        """
+        self._beat = live.of_network(self.folder, self.vitals, self.config.record.heartbeat, also, lost)
 
     def close(self) -> None:
-        """Nothing is open between cycles; here so that holders need not know."""
+        """Ends the signs of life. Nothing else is open between cycles."""
+        if self._beat is not None:
+            self._beat.close()
+            self._beat = None
 
     # --- beginnings
 

@@ -7,6 +7,7 @@ it too); what it did not get to is still queued for the next drain.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import select
@@ -17,7 +18,8 @@ import time
 from pathlib import Path
 
 from evo.mlflow_log import TrackingDown, drain
-from evo.mlflow_queue import pending
+from evo.mlflow_queue import Cursor, default_uri, pending
+from evo.mlflow_system import fresh
 from evo.recorder import RecordError
 
 NICENESS = 10
@@ -70,6 +72,7 @@ class Mirror:
 
 def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
     """Drains whatever is new until the pipe ends, and once more after that. Returns whether all was drained."""
+    figures = _system_metrics(folder)
     down = False
     pause = POLL[0]
     last = False
@@ -77,7 +80,8 @@ def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
         last = bool(select.select([pipe], [], [], pause)[0])
         spent = time.process_time()
         try:
-            if pending(folder, tracking_uri):
+            logged = Cursor.read(folder, tracking_uri or default_uri(folder.parent)).beats
+            if pending(folder, tracking_uri) or (figures and fresh(folder, logged)):
                 drain(folder, tracking_uri)
             down = False
         except (TrackingDown, RecordError) as error:
@@ -86,6 +90,14 @@ def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
             down = True
         pause = min(max(POLL[0], (time.process_time() - spent) / SHARE), POLL[1])
     return not down
+
+
+def _system_metrics(folder: Path) -> bool:
+    try:
+        info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        return bool(info["config"]["record"]["system_metrics"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class Cursor:
     parent: str = ""
     networks: dict[str, tuple[str, int]] = field(default_factory=dict)  # name -> (run id, next seq)
     report: list[list[Any]] = field(default_factory=list)
+    beats: dict[str, float] = field(default_factory=dict)  # process -> time of its latest sign of life in MLflow
 
     @classmethod
     def read(cls, folder: Path, uri: str) -> Cursor:
@@ -44,7 +45,8 @@ class Cursor:
         try:
             saved = json.loads((folder / CURSOR).read_text(encoding="utf-8"))
             places = {name: (str(run), int(seq)) for name, (run, seq) in saved["networks"].items()}
-            return cls(uri, saved["parent"], places, saved["report"]) if saved["uri"] == uri else cls(uri)
+            beats = {name: float(when) for name, when in saved.get("beats", {}).items()}
+            return cls(uri, saved["parent"], places, saved["report"], beats) if saved["uri"] == uri else cls(uri)
         except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
             return cls(uri)
 

@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evo import faults
+from evo import faults, live, mlflow_system
 from evo.mlflow_queue import Cursor, TrackingDown, report_files
 from evo.recorder import networks, read_table
 
@@ -81,6 +81,9 @@ class View:
             rows += drained
             ends.append(end)
         self._close(parent, ends)
+        if _dig(self.info.get("config", {}), "record.system_metrics"):
+            gone = {name for name, run in children.items() if run.info.lifecycle_stage == "deleted"}
+            self._log_system(gone)
         self._log_report()
         return rows
 
@@ -195,6 +198,19 @@ class View:
         except MlflowException as error:
             if error.error_code != "INVALID_PARAMETER_VALUE":  # that: other values are there already, and stay
                 raise
+
+    def _log_system(self, gone: set[str | None]) -> None:
+        """The latest sign of life of every process that has a run of its own here."""
+        from mlflow.entities import Metric
+
+        born = _milliseconds(str(self.info.get("created", ""))) / 1000
+        for name, beat in mlflow_system.due(self.folder, self.cursor.beats).items():
+            run_id = self.parent if name == live.DRIVER else self.cursor.networks.get(name, ("", 0))[0]
+            if run_id and name not in gone:
+                when, step = int(beat["time"] * 1000), max(0, int(beat["time"] - born))
+                metrics = [Metric(key, value, when, step) for key, value in mlflow_system.figures(beat)]
+                self.client.log_batch(run_id, metrics=metrics)
+                self.cursor.beats[name] = beat["time"]
 
     def _log_report(self) -> None:
         files = report_files(self.folder)

@@ -52,8 +52,12 @@ def grower(
     config: Config, task: Task, folder: Path, network: str, generation: int, parent: str | None, runner: TrialRunner
 ) -> Life:
     from evo.grower import Grower
+    from evo.ray_metrics import RayMetrics, failed
 
-    return Grower(config, task, folder, network, generation, parent, runner)
+    run = Path(folder).name
+    life = Grower(config, task, folder, network, generation, parent, runner)
+    life.watch(RayMetrics(run, network), lambda: failed(run, network))
+    return life
 
 
 @dataclass(frozen=True)

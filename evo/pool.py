@@ -21,6 +21,7 @@ from evo.placement import WAIT_SECONDS, Plan
 from evo.shipping import ShippedBody, ShippedRequest, ShippedResult, ShippedTask
 from evo.task import Task
 from evo.trials import Body, TrialRequest, TrialResult
+from evo.vitals import Trials
 from evo.workers import attempt, lost
 
 NOTICE_SECONDS = 10.0
@@ -85,6 +86,11 @@ class RayPool:
         except BaseException:
             remove_placement_group(group)
             raise
+
+    @property
+    def queue(self) -> Trials:
+        """What is in flight, and what waits."""
+        return self._crew.queue
 
     @property
     def lease_seconds(self) -> float:

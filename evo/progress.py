@@ -237,6 +237,14 @@ def sparkline(values: list[float]) -> str:
     )
 
 
+def spoken(seconds: float) -> str:
+    """45 s, 3 min, 2 h 05 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def _information(update: Update) -> float:
     value = update.get("validation_information_nats", update.get("information_nats"))
     return math.nan if value is None else float(value)

@@ -155,7 +155,7 @@ def git_revision() -> str | None:
 
 
 def checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in ("mlflow.db", "mlartifacts"):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) or name in ("mlflow.db", "mlartifacts", "queue"):
         raise ConfigError(
             f"name: expected up to 100 letters, digits, '.', '_' and '-', a letter or digit first, got {name[:110]!r}; "
             "write for example name: first-try"

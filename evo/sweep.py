@@ -18,7 +18,7 @@ import ray
 import torch
 from ray import tune
 
-from evo import cluster, placement, schedulers
+from evo import causes, cluster, live, placement, ray_metrics, schedulers
 from evo.census import Census
 from evo.config import Config, ConfigError
 from evo.network_trial import Begin, Common, NetworkTrial, grower
@@ -127,7 +127,10 @@ class Listener(tune.Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         network = trial.config["birth"]["network"]
-        self._census.note(f"{network}'s process died; it goes on from its last commit")
+        cause = causes.of(_last_error(trial))
+        live.failure(self._census.folder, network, cause, "it goes on from its last commit")
+        ray_metrics.failed(Path(self._census.folder).name, network)
+        self._census.note(f"{network}'s process died ({cause}); it goes on from its last commit")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """After the last of its tries."""
@@ -136,6 +139,7 @@ class Listener(tune.Callback):
             self._census.broken = self._census.broken or RuntimeError(told)
             return
         network = trial.config["birth"]["network"]
+        live.failure(self._census.folder, network, causes.of(_last_error(trial)), "given up")
         self._census.end(network, "failed", f"its process died {trial.num_failures} times")
 
 
@@ -187,6 +191,15 @@ class UntilStopped(tune.Stopper):
 
     def stop_all(self) -> bool:
         return self._census.broken is not None or self._stop()
+
+
+def _last_error(trial: Any) -> str:
+    """What Tune wrote of the latest death."""
+    try:
+        told = Path(trial.error_file).read_text(encoding="utf-8")
+    except (OSError, TypeError):
+        return "no cause was told"
+    return told.rpartition("Failure # ")[2]
 
 
 @contextmanager

@@ -13,16 +13,23 @@ from evo import placement
 from evo.placement import WAIT_SECONDS
 from evo.task import Task
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
+from evo.vitals import Trials
 
 
 class InProcess:
     """Trials one after the other, right here."""
 
     def __init__(self, task: Task) -> None:
+        self.queue = Trials()
         self._task = task
 
     def __call__(self, parent: Body, requests: Sequence[TrialRequest]) -> list[TrialResult]:
-        return [attempt(self._task, parent, request) for request in requests]
+        results = []
+        for left, request in zip(reversed(range(len(requests))), requests, strict=True):
+            self.queue.in_flight, self.queue.waiting = 1, left
+            results.append(attempt(self._task, parent, request))
+            self.queue.done += 1
+        return results
 
 
 @contextlib.contextmanager

@@ -50,6 +50,9 @@ class FakeGrower:
         both = {k: v for row in (decision, snapshot) for k, v in row.items() if v is not None}
         return {**both, "action": decision["action"], "cycle": self.cycle, "done": self.done}
 
+    def watch(self) -> None:
+        pass
+
     def close(self) -> None:
         self.closed = True
 

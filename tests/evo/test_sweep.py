@@ -13,7 +13,7 @@ import torch
 from fake_life import FakeLife
 from ray import cloudpickle
 
-from evo import cluster
+from evo import cluster, live
 from evo.config import Config, ConfigError
 from evo.events import STABLE
 from evo.recorder import networks, read_events
@@ -80,6 +80,9 @@ def test_a_killed_network_changes_nothing(tmp_path: Path, unbroken: tuple[Path, 
     search(tmp_path, config_of())
     assert not list(tmp_path.glob("kill-*"))
     same_events(tmp_path, unbroken[0])
+    told = sorted((f["network"], f["cause"].split(" [")[0], f["then"]) for f in live.failures(tmp_path).values())
+    killed, then = "its process was killed (SIGKILL, or the kernel for memory)", "it goes on from its last commit"
+    assert told == [("n001", killed, then), ("n004", killed, then)]
 
 
 @pytest.mark.parametrize("cycles", [2, 11])
@@ -136,6 +139,7 @@ def test_a_network_that_always_dies_fails_alone(tmp_path: Path, monkeypatch: pyt
     failed = rows[rows["kind"] == "failed"]
     assert list(failed["network"]) == ["n001"]
     assert "died 2 times" in failed["reason"].iloc[0]
+    assert [f["then"] for f in live.failures(tmp_path).values()] == ["it goes on from its last commit", "given up"]
     assert (rows["kind"] == "finished").sum() == 5
     assert not rows.loc[rows["kind"] == "started", "parent"].dropna().str.startswith("n001").any()
 

@@ -108,10 +108,12 @@ def test_pool_gives_what_one_process_gives_over_two_rungs(pool: RayPool) -> None
     assert pool(parent, []) == []
 
 
-def test_killed_workers_trials_run_again(pool: RayPool) -> None:
+def test_killed_workers_trials_run_again(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
     task, parent = small_task(), small_parent()
+    causes: list[str] = []
+    monkeypatch.setattr(pool.queue, "failed", causes.append)
     asked = requests(4, steps=300)
-    before = pool.pids()
+    before, done = pool.pids(), pool.queue.done
 
     def kill_one() -> None:
         time.sleep(0.2)
@@ -123,10 +125,15 @@ def test_killed_workers_trials_run_again(pool: RayPool) -> None:
     killer.join()
     assert pool.pids() != before
     same(found, InProcess(task)(parent, asked))
+    assert len(causes) == 1
+    assert causes[0].startswith("a worker of its trials: its process was killed (SIGKILL")
+    assert (pool.queue.done - done, pool.queue.in_flight, pool.queue.waiting) == (len(asked), 0, 0)
 
 
-def test_hung_worker_is_replaced(pool: RayPool) -> None:
+def test_hung_worker_is_replaced(pool: RayPool, monkeypatch: pytest.MonkeyPatch) -> None:
     task, parent = small_task(), small_parent()
+    causes: list[str] = []
+    monkeypatch.setattr(pool.queue, "failed", causes.append)
     asleep = pool.pids()
     pool.lease_seconds = 1.0
     patient = threading.Timer(0.5, lambda: setattr(pool, "lease_seconds", 60.0))
@@ -136,6 +143,7 @@ def test_hung_worker_is_replaced(pool: RayPool) -> None:
     patient.join()
     assert pool.pids()[0] != asleep[0]
     same(found, InProcess(task)(parent, requests(2)))
+    assert causes == ["a worker of its trials: held its lease for too long, and was replaced"]
 
 
 def test_too_little_memory_loses_the_trial_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,349 @@
+"""A runner: takes jobs from a queue, highest priority first, and runs each as a process of its own.
+
+What it does can be broken off anywhere. A job's run is in its folder, decision by decision; who has the job is in the
+queue. A runner that is killed takes its processes with it, and the next one resumes their runs where they stood.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo import faults
+from evo.config import ConfigError
+from evo.job_queue import LEASE, Attempt, Job, Leases, Queue, Standing
+from evo.machine import HOST, alive
+from evo.stopping import Interrupted, Stop
+from evo.storage import StorageError, is_remote
+
+CRASHES = 3
+"""Attempts that a job may lose to a death of its own process before it is called failed."""
+
+POLL, REMOTE_POLL = 1.0, 5.0
+"""Seconds between two looks at the queue."""
+
+LOG_BYTES = 64_000
+SAFE_ENDS = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+
+Command = Callable[[Job, Path, float | None], list[str]]
+
+
+@dataclass
+class Running:
+    """A job in hand. process: None while it waits for one of lower priority to stop. wish: why it was asked to stop."""
+
+    standing: Standing
+    attempt: Attempt
+    process: subprocess.Popen[bytes] | None = None
+    log: Path | None = None
+    began: float = 0.0
+    renewed: float = 0.0
+    wish: str = ""
+    told_busy: bool = False
+
+    @property
+    def job(self) -> Job:
+        return self.standing.job
+
+    def seconds(self, now: float) -> float:
+        return now - self.began if self.process is not None else 0.0
+
+
+class Runner:
+    """Runs the jobs of one queue, `at_once` side by side.
+
+    say: told what happens, a line each. command: what to run for (job, its config file, seconds that are left of its
+    budget); `evo` itself where none is given.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        at_once: int = 1,
+        say: Callable[[str], None] = lambda line: None,
+        lease: float = LEASE,
+        poll: float | None = None,
+        command: Command | None = None,
+    ) -> None:
+        self.queue, self.at_once, self.say, self.lease = queue, at_once, say, lease
+        self.name = uuid.uuid4().hex
+        self.poll = poll or min(REMOTE_POLL if is_remote(queue.store.uri) else POLL, lease / 10)
+        self._command = command or evo_command
+        self._leases = Leases()
+        self._in_hand: dict[str, Running] = {}
+
+    def run(self, until_empty: bool, stop: Stop) -> None:
+        """Until every job is over, or for ever. Raises Interrupted once a stop was asked for and all jobs stand still.
+
+        At a second Ctrl-C its processes are killed, which loses them no decision, and KeyboardInterrupt is raised.
+        """
+        try:
+            with tempfile.TemporaryDirectory(prefix="evo-queue-") as scratch:
+                self._scratch = Path(scratch)
+                while self._round(until_empty, stop):
+                    time.sleep(self.poll)
+        except BaseException:
+            self._drop_all()
+            raise
+        if stop.asked is not None:
+            raise Interrupted(f"stopped; `evo queue run --queue {self.queue.store.uri}` goes on", stop.asked)
+
+    # --- one round
+
+    def _round(self, until_empty: bool, stop: Stop) -> bool:
+        """Whether there is anything left to do."""
+        try:
+            self._reap()
+            self._renew()
+            if stop.asked is not None:
+                self._wind_up()
+                return bool(self._in_hand)
+            standings = self.queue.standings()
+            self._heed(standings)
+            self._take(standings)
+            self._start()
+            return not until_empty or bool(self._in_hand) or any(not s.final for s in standings)
+        except StorageError as error:
+            # A queue that does not answer is asked again, until the leases are lost by which its jobs are held.
+            self.say(f"queue: {error}")
+            for running in list(self._in_hand.values()):
+                if time.monotonic() - running.renewed > 0.8 * self.lease:
+                    self._abandon(running, "its lease could not be renewed")
+            return True
+
+    def _take(self, standings: list[Standing]) -> None:
+        """Claims what there is room for, and what is worth a stop of something lower."""
+        for standing in standings:
+            if standing.job.id in self._in_hand or not self._free(standing):
+                continue
+            victim = None
+            if len(self._in_hand) - self._leaving() >= self.at_once:
+                victim = self._lowest_below(standing.job.priority)
+                if victim is None:
+                    return
+            attempt = self.queue.claim(standing, self.name, HOST, os.getpid(), self.lease)
+            if attempt is None:
+                continue
+            self._in_hand[standing.job.id] = Running(standing, attempt, renewed=time.monotonic())
+            if victim is not None:
+                self.say(f"{victim.job.id} makes way for {standing.job.id} at its next snapshot")
+                self._ask(victim, "yielded")
+
+    def _free(self, standing: Standing) -> bool:
+        """Whether a job may be claimed: it waits, or whoever had it is dead."""
+        if standing.state == "waiting":
+            return True
+        attempt = standing.attempt
+        if standing.final or attempt is None:
+            return False
+        if attempt.host == HOST and attempt.runner != self.name and not alive(attempt.pid):
+            self.say(f"{standing.job.id}: the runner that had it is gone (pid {attempt.pid})")
+            return True
+        if self._leases.run_out(standing.job.id, attempt, self.queue.sign(standing)):
+            self.say(f"{standing.job.id}: its runner on {attempt.host} has been silent for {attempt.lease:g} s")
+            return True
+        return False
+
+    def _leaving(self) -> int:
+        return sum(bool(r.wish) for r in self._in_hand.values())
+
+    def _lowest_below(self, priority: int) -> Running | None:
+        """The job in hand of the lowest priority, the youngest of such, that has not been asked to stop."""
+        staying = [r for r in self._in_hand.values() if not r.wish and r.process is not None]
+        lower = [r for r in staying if r.job.priority < priority]
+        return min(lower, key=lambda r: (r.job.priority, -int(r.job.id.lstrip("j") or 0)), default=None)
+
+    def _start(self) -> None:
+        waiting = [r for r in self._in_hand.values() if r.process is None]
+        for running in sorted(waiting, key=lambda r: (-r.job.priority, r.job.id)):
+            if sum(r.process is not None for r in self._in_hand.values()) >= self.at_once:
+                return
+            if busy(running.job):
+                # The process of an earlier attempt has not ended yet, or somebody resumed the run by hand.
+                if not running.told_busy:
+                    self.say(f"{running.job.id} waits: another process is at work on {running.job.run}")
+                running.told_busy = True
+                continue
+            self._launch(running)
+
+    def _launch(self, running: Running) -> None:
+        job, left = running.job, None
+        if job.budget is not None:
+            left = job.budget - running.standing.seconds
+            if left <= 0:
+                self._settle(running, "done", "its budget is spent")
+                return
+        config = self._scratch / f"{job.id}.yaml"
+        config.write_text(json.dumps(dict(job.config)), encoding="utf-8")
+        running.log = self._log_of(running)
+        # Behind its own user's PYTHONPATH, in which plug-ins may lie.
+        root = str(Path(__file__).resolve().parents[1])
+        paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MERISTEM_JOB": job.token}
+        for name in ("MERISTEM_FAULT", "MERISTEM_FAULT_ONCE"):  # it is the runner that is to die there
+            environment.pop(name, None)
+        with running.log.open("wb") as log:
+            running.process = subprocess.Popen(
+                self._command(job, config, left), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                start_new_session=True,  # Ctrl-C is for the runner, which asks each of its jobs to stop
+            )  # fmt: skip
+        running.began = time.monotonic()
+        faults.point("queue.started")
+        again = f", attempt {running.attempt.number}" if running.attempt.number > 1 else ""
+        self.say(f"{job.id} runs {job.kind} {job.config['task']} in {job.run}{again}")
+
+    def _log_of(self, running: Running) -> Path:
+        name = f"{running.job.id}-{running.attempt.number:06d}.txt"
+        if is_remote(self.queue.store.uri):
+            return self._scratch / name
+        home = Path(self.queue.store.uri) / "logs"
+        home.mkdir(parents=True, exist_ok=True)
+        return home / name
+
+    # --- what became of them
+
+    def _reap(self) -> None:
+        for running in list(self._in_hand.values()):
+            if running.process is not None and (code := running.process.poll()) is not None:
+                self._ended(running, code)
+
+    def _ended(self, running: Running, code: int) -> None:
+        job, seconds = running.job, running.seconds(time.monotonic())
+        faults.point("queue.ended")
+        said = self._keep_log(running)
+        if running.wish and code in SAFE_ENDS:
+            self._release(running, running.wish, seconds)
+        elif code == 0:
+            self._settle(running, "done", "", seconds)
+        elif code in SAFE_ENDS:
+            self._release(running, "stopped", seconds)
+        elif code == 2:
+            self._settle(running, "failed", said or "it ended with code 2", seconds)
+        elif running.standing.crashes + 1 >= CRASHES:
+            self._settle(running, "failed", f"its process died {CRASHES} times, at last {_how(code, said)}", seconds)
+        else:
+            self.queue.release(job.id, running.attempt, "crashed", _how(code, said), seconds)
+            self.say(f"{job.id} crashed, {_how(code, said)}; it will be resumed")
+            del self._in_hand[job.id]
+
+    def _release(self, running: Running, how: str, seconds: float) -> None:
+        self.queue.release(running.job.id, running.attempt, how, "", seconds)
+        del self._in_hand[running.job.id]
+        self.say(f"{running.job.id} {how}" + ("" if how == "cancelled" else ", to be resumed"))
+
+    def _settle(self, running: Running, state: str, cause: str, seconds: float = 0.0) -> None:
+        self.queue.settle(running.job.id, state, cause, running.standing.seconds + seconds)
+        del self._in_hand[running.job.id]
+        self.say(f"{running.job.id} {state}" + (f": {cause}" if cause else ""))
+
+    def _renew(self) -> None:
+        now = time.monotonic()
+        for running in list(self._in_hand.values()):
+            if now - running.renewed >= self.lease / 4:
+                if self.queue.renew(running.job.id, running.attempt, running.seconds(now)):
+                    running.renewed = now
+                else:
+                    self._abandon(running, "another runner has taken it over")
+
+    def _heed(self, standings: list[Standing]) -> None:
+        """Stops what was cancelled, and what somebody else has settled."""
+        for running in [self._in_hand[s.job.id] for s in standings if s.final and s.job.id in self._in_hand]:
+            if running.process is None:
+                del self._in_hand[running.job.id]
+            elif running.wish != "cancelled":
+                self.say(f"{running.job.id} is over by another's word, and stops at its next snapshot")
+                self._ask(running, "cancelled")
+
+    def _abandon(self, running: Running, why: str) -> None:
+        """Kills what is no longer this runner's to run, and leaves the queue as it is."""
+        self.say(f"{running.job.id} is let go: {why}")
+        _kill(running)
+        self._in_hand.pop(running.job.id, None)
+
+    def _ask(self, running: Running, wish: str) -> None:
+        running.wish = wish
+        if running.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                running.process.send_signal(signal.SIGTERM)
+
+    def _wind_up(self) -> None:
+        """Has everything stop at the next safe point."""
+        for running in list(self._in_hand.values()):
+            if running.process is None:
+                self._release(running, "stopped", 0.0)
+            elif not running.wish:
+                self._ask(running, "stopped")
+
+    def _drop_all(self) -> None:
+        """At once; what the runs have committed is safe."""
+        for running in list(self._in_hand.values()):
+            seconds = running.seconds(time.monotonic())
+            _kill(running)
+            with contextlib.suppress(StorageError, OSError):
+                self.queue.release(running.job.id, running.attempt, "stopped", "", seconds)
+        self._in_hand.clear()
+
+    def _keep_log(self, running: Running) -> str:
+        """The last line that the job wrote. A bucket gets the end of its log."""
+        assert running.log is not None
+        with contextlib.suppress(OSError):
+            text = running.log.read_bytes()[-LOG_BYTES:]
+            if is_remote(self.queue.store.uri):
+                self.queue.store.replace(f"logs/{running.log.name}", text)
+            found = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
+            own = [line.removeprefix("evo: ") for line in found if line.startswith("evo: ")]
+            return (own or found or [""])[-1][:400]
+        return ""
+
+
+def evo_command(job: Job, config: Path, left: float | None) -> list[str]:
+    """`evo resume` where an earlier attempt at this very job has begun its run, else `evo search` or `evo grow`."""
+    words = [sys.executable, "-m", "evo.queue_child", str(os.getpid())]
+    if not begun(job):
+        return [*words, job.kind, "--config", str(config)]
+    return [*words, "resume", job.run, *([] if left is None else ["--budget", f"{left:.3f}s"])]
+
+
+def begun(job: Job) -> bool:
+    """Whether there is a run of this job's; one of the same name that is somebody else's is none."""
+    from evo import run_folder
+    from evo.run import Run, RunError
+
+    try:
+        return bool(Run.open(run_folder.find(job.run)).info.get("job") == job.token)
+    except (ConfigError, RunError):
+        return False
+
+
+def busy(job: Job) -> bool:
+    """Whether a process on this machine is at work on the job's run."""
+    from evo import run_folder
+
+    if is_remote(job.run) or not Path(job.run).is_dir():
+        return False
+    try:
+        with run_folder.locked(Path(job.run)):
+            return False
+    except ConfigError:
+        return True
+
+
+def _kill(running: Running) -> None:
+    if running.process is not None and running.process.poll() is None:
+        running.process.kill()
+        running.process.wait()
+
+
+def _how(code: int, said: str) -> str:
+    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+    return f"{how} ({said})" if said else how

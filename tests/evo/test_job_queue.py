@@ -1,0 +1,323 @@
+"""The queue: one runner a job, by priority and age, whatever dies at whatever moment."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import queue_jobs
+
+from evo import faults
+from evo.config import ConfigError
+from evo.job_queue import Attempt, Job, Leases, Queue
+from evo.queue_runner import CRASHES, Runner
+
+ROOT = Path(__file__).parents[2]
+LEASE = 5.0
+NEVER = SimpleNamespace(asked=None)
+
+
+def config(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {"task": "digits", "out": str(tmp_path / "runs"), "name": None, "budget": None, **more}
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    return Queue(tmp_path / "queue")
+
+
+def claimed(queue: Queue, job: Job, runner: str = "r") -> Attempt:
+    attempt = queue.claim(queue.standing(job.id), runner, "elsewhere", 1, LEASE)
+    assert attempt is not None
+    return attempt
+
+
+# --- what it says of itself
+
+
+def test_jobs_stand_by_priority_then_age(queue: Queue, tmp_path: Path) -> None:
+    for priority in (0, 5, 0, 5, -1):
+        queue.add("search", config(tmp_path), priority)
+    assert [s.job.id for s in queue.standings()] == ["j0002", "j0004", "j0001", "j0003", "j0005"]
+    assert {s.state for s in queue.standings()} == {"waiting"}
+
+
+def test_a_job_comes_back_as_it_was_and_its_run_has_a_name_of_its_own(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path, budget=60.0), 3)
+    assert Job.from_json(job.to_json()) == job == queue.standing(job.id).job
+    assert job.run == str(tmp_path / "runs" / "digits-j0001")
+    assert job.budget == 60.0
+    assert queue.add("grow", config(tmp_path, name="mine")).run.endswith("/mine")
+
+
+def test_of_many_who_add_at_once_each_gets_a_number(tmp_path: Path) -> None:
+    def add() -> None:
+        Queue(tmp_path / "queue").add("grow", config(tmp_path))
+
+    threads = [threading.Thread(target=add) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Queue(tmp_path / "queue").standings()) == 8
+
+
+def test_of_two_runners_one_gets_the_job(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    seen = queue.standing(job.id)
+    assert claimed(queue, job, "one").number == 1
+    assert queue.claim(seen, "two", "elsewhere", 1, LEASE) is None
+    assert queue.standing(job.id).state == "running"
+
+
+def test_a_job_that_ended_while_a_runner_looked_elsewhere_is_not_run_again(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    first = claimed(queue, job)
+    queue.release(job.id, first, "yielded", "", 1.0)
+    old = queue.standing(job.id)
+    assert queue.settle(job.id, "done")
+    assert queue.claim(old, "late", "elsewhere", 1, LEASE) is None
+
+
+def test_the_first_word_on_a_jobs_end_stands(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    assert queue.cancel(job.id)
+    assert not queue.settle(job.id, "done")
+    assert not queue.cancel(job.id)
+    assert queue.final(job.id) == "cancelled"
+    with pytest.raises(ConfigError, match=r"there is no 'j9999'.*evo queue list"):
+        queue.cancel("j9999")
+
+
+def test_a_runner_learns_that_another_has_taken_its_job_over(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    mine = claimed(queue, job, "slow")
+    assert queue.renew(job.id, mine, 1.0)
+    assert claimed(queue, job, "quick").number == 2
+    assert not queue.renew(job.id, mine, 2.0)
+
+
+def test_a_lease_runs_out_by_the_clock_of_who_watches_it(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    attempt, now = claimed(queue, job), [1000.0]
+    leases = Leases(clock=lambda: now[0])
+    for since, renewed, run_out in ((0.0, True, False), (4.9, False, False), (1.0, True, False), (5.1, False, True)):
+        now[0] += since
+        if renewed:
+            queue.renew(job.id, attempt, now[0])
+        assert leases.run_out(job.id, attempt, queue.sign(queue.standing(job.id))) is run_out
+
+
+def test_the_time_of_all_attempts_counts_those_that_were_killed_too(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path, budget=100.0))
+    queue.release(job.id, claimed(queue, job), "yielded", "", 10.0)
+    queue.renew(job.id, claimed(queue, job), 7.0)  # killed after this
+    queue.release(job.id, claimed(queue, job), "crashed", "SIGKILL", 2.0)
+    found = queue.standing(job.id)
+    assert (found.seconds, found.crashes, found.state) == (19.0, 1, "waiting")
+
+
+# --- a runner
+
+
+def runner(queue: Queue, pause: float = 0.01, **options: Any) -> Runner:
+    options = {"lease": LEASE, "poll": 0.02, "command": queue_jobs.command(pause), **options}
+    return Runner(queue, options.pop("at_once", 1), **options)
+
+
+def test_a_runner_empties_the_queue_in_order(queue: Queue, tmp_path: Path) -> None:
+    jobs = [queue.add("grow", config(tmp_path), priority) for priority in (0, 2, 1)]
+    said: list[str] = []
+    runner(queue, say=said.append).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert [line.split()[0] for line in said if " runs " in line] == ["j0002", "j0003", "j0001"]
+    assert [queue.final(job.id) for job in jobs] == ["done"] * 3
+    assert all(queue_jobs.lines(Path(job.run)) == [str(i) for i in range(queue_jobs.STEPS)] for job in jobs)
+
+
+def test_a_higher_job_stops_a_lower_one_which_goes_on_later(queue: Queue, tmp_path: Path) -> None:
+    low = queue.add("grow", config(tmp_path), 0)
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if line.startswith(f"{low.id} runs") and len(said) == 1:
+            queue.add("grow", config(tmp_path), 1)
+
+    runner(queue, pause=0.1, say=say).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    story = [" ".join(line.split()[:2]).rstrip(",") for line in said]
+    assert story == [
+        "j0001 runs",
+        "j0001 makes",
+        "j0001 yielded",
+        "j0002 runs",
+        "j0002 done",
+        "j0001 runs",
+        "j0001 done",
+    ]
+    assert queue.standing(low.id).attempt.number == 2  # type: ignore[union-attr]
+    assert queue_jobs.lines(Path(low.run)) == [str(i) for i in range(queue_jobs.STEPS)]
+
+
+def test_equal_jobs_do_not_stop_each_other_and_room_is_used(queue: Queue, tmp_path: Path) -> None:
+    for _ in range(3):
+        queue.add("grow", config(tmp_path))
+    said: list[str] = []
+    runner(queue, pause=0.05, say=said.append, at_once=2).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert not any("makes way" in line for line in said)
+    assert [line.split()[1] for line in said[:2]] == ["runs", "runs"]
+
+
+def test_a_cancelled_job_stops_and_is_never_taken_again(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if " runs " in line:
+            queue.cancel(job.id)
+
+    runner(queue, pause=0.2, say=say).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert said[-1] == "j0001 cancelled"
+    assert len(queue_jobs.lines(Path(job.run))) < queue_jobs.STEPS
+    assert queue.standing(job.id).state == "cancelled"
+
+
+def test_a_stop_leaves_every_job_to_be_resumed(queue: Queue, tmp_path: Path) -> None:
+    job, stop = queue.add("grow", config(tmp_path)), SimpleNamespace(asked=None)
+    waits = queue.add("grow", config(tmp_path))
+
+    def say(line: str) -> None:
+        stop.asked = signal.SIGINT
+
+    with pytest.raises(KeyboardInterrupt, match="stopped; `evo queue run"):
+        runner(queue, pause=0.1, say=say).run(until_empty=True, stop=stop)  # type: ignore[arg-type]
+    assert [queue.standing(j.id).state for j in (job, waits)] == ["waiting", "waiting"]
+    assert queue.standing(job.id).ended == "stopped"
+    runner(queue).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert queue_jobs.lines(Path(job.run)) == [str(i) for i in range(queue_jobs.STEPS)]
+
+
+def test_a_mistake_ends_a_job_and_a_crash_is_tried_again(queue: Queue, tmp_path: Path) -> None:
+    wrong, doomed = queue.add("grow", config(tmp_path)), queue.add("grow", config(tmp_path))
+
+    def command(job: Job, _: Path, left: float | None) -> list[str]:
+        words = "echo evo: data.path: there is no file >&2; exit 2" if job == wrong else "kill -9 $$"
+        return ["sh", "-c", words]
+
+    runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    first, second = queue.standing(wrong.id), queue.standing(doomed.id)
+    assert (first.state, first.cause, first.attempt.number) == ("failed", "data.path: there is no file", 1)  # type: ignore[union-attr]
+    assert (second.state, second.crashes) == ("failed", CRASHES - 1)
+    assert "died 3 times, at last killed by SIGKILL" in second.cause
+
+
+def test_what_is_left_of_a_budget_goes_to_the_next_attempt(queue: Queue, tmp_path: Path) -> None:
+    job, given = queue.add("grow", config(tmp_path, budget=100.0)), []
+
+    def command(job: Job, _: Path, left: float | None) -> list[str]:
+        given.append(left)
+        return ["true"]
+
+    queue.release(job.id, claimed(queue, job), "yielded", "", 40.0)
+    runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert given == [60.0]
+    spent = queue.add("grow", config(tmp_path, budget=10.0))
+    queue.release(spent.id, claimed(queue, spent), "yielded", "", 11.0)
+    runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert given == [60.0]
+    assert (queue.final(spent.id), queue.standing(spent.id).cause) == ("done", "its budget is spent")
+
+
+# --- runners that die
+
+
+@contextlib.contextmanager
+def killed_at(spec: str) -> Iterator[None]:
+    os.environ["MERISTEM_FAULT"] = spec
+    importlib.reload(faults)
+    yield
+
+
+def forked(work: Any, spec: str = "") -> int:
+    """What `work` in a fork ended with: 0, or the signal that killed it as the fault said."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            with killed_at(spec):
+                work()
+            status = 0
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(pid, 0)
+    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+
+def settled(queue: Queue, jobs: list[Job]) -> None:
+    """Each job was run to its end, each of its lines was written once, and no two processes met."""
+    for job in jobs:
+        assert queue.final(job.id) == "done"
+        assert queue_jobs.lines(Path(job.run)) == [str(i) for i in range(queue_jobs.STEPS)]
+        assert not (Path(job.run) / "doubled").exists()
+
+
+def test_a_runner_killed_at_any_step_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    points = [name for name in faults.POINTS if name.startswith("queue.") and name != "queue.added"]
+    died = set()
+    for number, spec in enumerate(f"{name}:{count}" for name in points for count in (1, 2, 3)):
+        home = tmp_path / f"{number:02d}"
+        queue = Queue(home / "queue")
+        jobs = [queue.add("grow", config(home), priority) for priority in (0, 0)]
+
+        def work(queue: Queue = queue, home: Path = home) -> None:
+            def say(line: str) -> None:
+                if line.startswith("j0001 runs") and len(queue.standings()) == 2:
+                    queue.add("grow", config(home), 1)
+
+            runner(queue, pause=0.02, say=say).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+
+        if forked(work, spec) == signal.SIGKILL:
+            died.add(spec.partition(":")[0])
+            assert forked(work) == 0, spec
+        jobs = [s.job for s in queue.standings()]
+        assert len(jobs) == 3
+        settled(queue, jobs)
+    assert died == set(points)
+
+
+def test_runners_killed_at_random_moments_lose_and_double_nothing(tmp_path: Path) -> None:
+    """Two at a time on one queue, each killed again and again; what one leaves behind the other may take up."""
+    draw = random.Random(4)
+    queue = Queue(tmp_path / "queue")
+    jobs = [queue.add("grow", config(tmp_path), draw.randrange(3)) for _ in range(8)]
+    words = [sys.executable, queue_jobs.__file__, "run", str(tmp_path / "queue"), "2", "1.0", "0.3"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    kills, end = 0, time.monotonic() + 60
+    running: list[subprocess.Popen[bytes]] = []
+    try:
+        while any(not s.final for s in queue.standings()) and time.monotonic() < end:
+            running = [r for r in running if r.poll() is None]
+            while len(running) < 2:
+                running.append(subprocess.Popen(words, stdout=subprocess.DEVNULL, env=environment))
+            time.sleep(draw.uniform(0.8, 2.0))
+            if kills < 10:
+                running[draw.randrange(2)].kill()
+                kills += 1
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert kills >= 4
+    settled(queue, jobs)
