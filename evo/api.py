@@ -117,9 +117,7 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     _plug_in(kind, checked)
     loaded = _load(checked, task if in_memory else None)
-    # Whose job this is, so that a queue goes on with its own runs only.
-    job = {"job": os.environ["MERISTEM_JOB"]} if "MERISTEM_JOB" in os.environ else {}
-    folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded), **job)
+    folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded))
     try:
         return _drive(kind, named_config, loaded, folder, progress)
     except BaseException:

@@ -280,6 +280,7 @@ class Config(Section):
     workers: int = Field(default=0, ge=0, description="trial workers of each network; 0: in its own process")
     out: str = Field(default="runs", description="folder of runs")
     name: str | None = Field(default=None, description="of the run; empty: task and time")
+    job: str | None = Field(default=None, description="whose run it is; filled in by `evo queue`")
     plugins: tuple[str, ...] = Field(
         default=(), description="Python modules to import first, which add to the registries of mechanisms"
     )

@@ -33,6 +33,9 @@ POLL, REMOTE_POLL = 1.0, 5.0
 """Seconds between two looks at the queue."""
 
 LOG_BYTES = 64_000
+AT_WORK = "to be at rest"
+"""In what a run says that another process is at work on, in a folder or in a bucket."""
+
 SAFE_ENDS = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
 
 Command = Callable[[Job, Path, float | None], list[str]]
@@ -184,12 +187,12 @@ class Runner:
                 self._settle(running, "done", "its budget is spent")
                 return
         config = self._scratch / f"{job.id}.yaml"
-        config.write_text(json.dumps(dict(job.config)), encoding="utf-8")
+        config.write_text(json.dumps({**job.config, "job": job.token}), encoding="utf-8")
         running.log = self._log_of(running)
         # Behind its own user's PYTHONPATH, in which plug-ins may lie.
         root = str(Path(__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "MERISTEM_JOB": job.token}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         for name in ("MERISTEM_FAULT", "MERISTEM_FAULT_ONCE"):  # it is the runner that is to die there
             environment.pop(name, None)
         with running.log.open("wb") as log:
@@ -226,6 +229,9 @@ class Runner:
         elif code == 0:
             self._settle(running, "done", "", seconds)
         elif code in SAFE_ENDS:
+            self._release(running, "stopped", seconds)
+        elif code == 2 and AT_WORK in said:
+            # Whoever had it before has not let go of it yet.
             self._release(running, "stopped", seconds)
         elif code == 2:
             self._settle(running, "failed", said or "it ended with code 2", seconds)
@@ -311,7 +317,10 @@ def evo_command(job: Job, config: Path, left: float | None) -> list[str]:
     words = [sys.executable, "-m", "evo.queue_child", str(os.getpid())]
     if not begun(job):
         return [*words, job.kind, "--config", str(config)]
-    return [*words, "resume", job.run, *([] if left is None else ["--budget", f"{left:.3f}s"])]
+    budget = [] if left is None else ["--budget", f"{left:.3f}s"]
+    # Where it runs is a command's to say, as its budget is, and no part of the run.
+    address = job.config.get("address")
+    return [*words, "resume", job.run, *budget, *(["--address", str(address)] if address else [])]
 
 
 def begun(job: Job) -> bool:
@@ -320,7 +329,7 @@ def begun(job: Job) -> bool:
     from evo.run import Run, RunError
 
     try:
-        return bool(Run.open(run_folder.find(job.run)).info.get("job") == job.token)
+        return bool(Run.open(run_folder.find(job.run)).setting("job") == job.token)
     except (ConfigError, RunError):
         return False
 

@@ -152,5 +152,5 @@ def decision_row(
 
 def settings_json(config: Config) -> str:
     """What a life follows from, as one line for the record: not who computes it, where it is kept and who looks on."""
-    settings = config.model_dump(mode="json", exclude={"workers", "out", "name", "budget", "wait", "record"})
+    settings = config.model_dump(mode="json", exclude={"workers", "out", "name", "job", "budget", "wait", "record"})
     return json.dumps(settings, separators=(",", ":"))

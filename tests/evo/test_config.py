@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evo.api import settings_of
@@ -26,6 +26,7 @@ def test_every_setting_is_printed_with_its_description() -> None:
     assert all("# " in line for line in lines), [line for line in lines if "# " not in line]
 
 
+@settings(deadline=None)
 @given(
     st.integers(0, 2**40), st.floats(1e-12, 1e12), st.lists(st.integers(1, 10**6), max_size=4).map(tuple),
     st.none() | st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1),
