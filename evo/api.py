@@ -49,19 +49,21 @@ def resume(
     out: str | os.PathLike[str] = "runs",
     workers: int | None = None,
     budget: float | None = None,
+    address: str | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Goes on where a run stopped, was killed or spent its budget; ends as an unbroken run would have.
 
     run: a Run, its folder, or its name in `out`. data: the arrays or dataset again, where the run began with such.
-    workers and budget replace the run's own: neither changes what is computed.
+    workers, budget and address replace the run's own: none of them changes what is computed.
     """
     from evo.run import Run
 
     opened = run if isinstance(run, Run) else Run.open(run_folder.find(run, out))
     folder, info = Path(opened.folder), opened.info
-    # The budget is a command's, not a run's: one that was spent must not end the next command at once.
-    changed = {"out": str(folder.parent), "budget": budget, **({} if workers is None else {"workers": workers})}
+    # Budget and address are a command's, not a run's: one that was spent, or is gone, must not end the next at once.
+    changed = {"out": str(folder.parent), "budget": budget, "address": address}
+    changed |= {} if workers is None else {"workers": workers}
     if not isinstance(info.get("config"), dict):
         raise ConfigError(
             f"run: expected a section config in {str(folder / 'run.json')!r}, got {info.get('config')!r:.60}; "
@@ -86,7 +88,8 @@ def resume(
     progress = progress or silent
     for caution in _cautions(opened):
         progress({"stage": "note", "text": caution, "lasts": True})
-    return _drive(str(info["kind"]), config, task, folder, progress)
+    with _joined(str(info["kind"]), config, progress):
+        return _carried_out(str(info["kind"]), config, task, folder, progress)
 
 
 def fingerprint(task: Task) -> str:
@@ -117,13 +120,57 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     _plug_in(kind, checked)
     loaded = _load(checked, task if in_memory else None)
-    folder, named_config = run_folder.create(kind, _settled(checked, loaded), data_sha256=fingerprint(loaded))
+    with _joined(kind, checked, progress):
+        return _carried_out(kind, _settled(checked, loaded), loaded, None, progress)
+
+
+def carry_out(
+    kind: str, config: Config, task: Task, folder: Path | None, progress: Progress, stop: Stop | None = None
+) -> Run:
+    """A run in this process, from its folder on: a new one where `folder` is None. config: settled, all checks passed.
+
+    stop: is asked at every safe point, where signals are not this process's to hear.
+    """
+    if folder is not None:
+        return _drive(kind, config, task, folder, progress, stop)
+    folder, config = run_folder.create(kind, config, data_sha256=fingerprint(task))
     try:
-        return _drive(kind, named_config, loaded, folder, progress)
+        return _drive(kind, config, task, folder, progress, stop)
     except BaseException:
         # Also when Ctrl-C came before the first decision: a folder without an event is no run.
         run_folder.discard(folder)
         raise
+
+
+def _carried_out(kind: str, config: Config, task: Task, folder: Path | None, progress: Progress) -> Run:
+    """Here, or on the head of the cluster that was joined as a client."""
+    if config.address is None or not config.address.startswith("ray://"):
+        return carry_out(kind, config, task, folder, progress)
+    from evo import remote
+    from evo.run import Run
+
+    order = remote.Order(kind, config.model_copy(update={"address": None}), folder)
+    return Run.open(remote.carry_out(order, task, progress))
+
+
+@contextlib.contextmanager
+def _joined(kind: str, config: Config, progress: Progress) -> Iterator[None]:
+    """The cluster that was asked for, its nodes looked over; nothing where none was."""
+    if config.address is None:
+        yield
+        return
+    if kind == "grow" and config.workers == 0:
+        raise ConfigError(
+            f"address: nothing of `evo grow` runs on {config.address} without trial workers, got workers: 0; "
+            "write --workers 2"
+        )
+    # Ray takes a second to import: only those who want it pay.
+    from evo import attached
+
+    progress({"stage": "note", "text": f"joining {config.address} ..."})
+    with attached.attached(config.address):
+        attached.look_over(config, progress, remote=config.address.startswith("ray://"))
+        yield
 
 
 def _plug_in(kind: str, config: Config) -> None:
@@ -153,11 +200,15 @@ def _settled(config: Config, task: Task) -> Config:
     """The config as it must be read again later: on the same device, from whatever folder, on whatever machine."""
     path = config.data.path and str(Path(config.data.path).absolute())
     start = config.network.start and str(Path(config.network.start).absolute())
+    out = config.out
+    if config.address is not None and config.address.startswith("ray://") and "://" not in out:
+        out = str(Path(out).absolute())  # the driver stands elsewhere
     data, network = (
         config.data.model_copy(update={"path": path}),
         config.network.model_copy(update={"start": start}),
     )
-    return config.model_copy(update={"device": str(task.splits["train"].x.device), "data": data, "network": network})
+    device = str(task.splits["train"].x.device)
+    return config.model_copy(update={"device": device, "data": data, "network": network, "out": out})
 
 
 def _cautions(run: Run) -> Iterator[str]:
@@ -192,7 +243,7 @@ class _Watch:
         return _Watch, (silent, Stop(), None)
 
 
-def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progress) -> Run:
+def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progress, asked: Stop | None = None) -> Run:
     """Runs to the end, to the end of the budget, or to the next safe point after Ctrl-C; then reports."""
     from evo.life import Plan
     from evo.run import Run
@@ -209,7 +260,7 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     with (
         run_folder.locked(folder),
         _one_thread(),
-        Stop(lambda: progress(patience)) as stop,
+        asked or Stop(lambda: progress(patience)) as stop,
         live.beating(folder, live.DRIVER, lambda: {**at, "stopping": stop.asked is not None}, config.record.heartbeat),
     ):
         progress({"stage": "start", "run": str(folder), **plan})

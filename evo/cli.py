@@ -19,6 +19,7 @@ from evo.cli_recipes import recipes
 from evo.complaints import INTERRUPTED, complain, plainly
 from evo.mechanisms import mechanisms
 from evo.options import (
+    Address,
     Budget,
     ConfigFile,
     Data,
@@ -75,10 +76,12 @@ def main() -> None:
 def grow(
     task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
-    device: Device = None, data: Data = None, target: Target = None, as_json: Json = False,
+    device: Device = None, data: Data = None, target: Target = None, address: Address = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow one network on TASK."""
-    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe)
+    wanted = settings(
+        config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe, address=address
+    )
     from evo import api
 
     _carry_out(functools.partial(api.grow, config=wanted), as_json)
@@ -89,10 +92,12 @@ def grow(
 def search(
     task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
-    device: Device = None, data: Data = None, target: Target = None, as_json: Json = False,
+    device: Device = None, data: Data = None, target: Target = None, address: Address = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow a population of networks on TASK and print its Pareto front."""
-    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe)
+    wanted = settings(
+        config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe, address=address
+    )
     from evo import api
 
     _carry_out(functools.partial(api.search, config=wanted), as_json)
@@ -101,8 +106,9 @@ def search(
 @app.command()
 @plainly
 def resume(
-    run: RunName, out: Out = Path("runs"), workers: Workers = None, budget: Budget = None, as_json: Json = False
-) -> None:
+    run: RunName, out: Out = Path("runs"), workers: Workers = None, budget: Budget = None, address: Address = None,
+    as_json: Json = False,
+) -> None:  # fmt: skip
     """Go on with a run that was stopped, killed or ran out of budget."""
     from evo import api
     from evo.config import ConfigError
@@ -111,7 +117,8 @@ def resume(
     if "training.epochs" in limits:
         raise ConfigError(f"--budget: a life's length is settled when the run begins, got {budget!r}; write seconds")
     seconds = limits.get("budget")
-    _carry_out(functools.partial(api.resume, run, out=out, workers=workers, budget=seconds), as_json)
+    again = functools.partial(api.resume, run, out=out, workers=workers, budget=seconds, address=address)
+    _carry_out(again, as_json)
 
 
 @app.command()

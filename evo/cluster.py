@@ -1,4 +1,4 @@
-"""Ray on this machine: what there is, what may be asked for, and a quiet start and end."""
+"""Ray on this machine, or as joined (`evo.attached`): what there is, what may be asked for, a quiet start and end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evo.placement import Node
 
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Actors without a GPU must not lose sight of it by an empty CUDA_VISIBLE_DEVICES; Ray warns of that change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -112,12 +112,12 @@ def session(device: torch.device) -> Iterator[None]:
     # Ray's sockets live below it, and the path of a socket holds about 100 characters.
     folder = tempfile.mkdtemp(prefix="evo-", dir="/tmp" if os.path.isdir("/tmp") else None)
     try:
-        with _environment(device), _handlers():
+        with quiet_environment(device), own_handlers():
             ray.init(
                 address="local", num_cpus=cpus(), num_gpus=gpus(device), include_dashboard=False,
                 log_to_driver=False, logging_level=logging.ERROR, _temp_dir=folder,
             )  # fmt: skip
-        with _silence():
+        with silence():
             yield
     finally:
         ray.shutdown()
@@ -125,7 +125,7 @@ def session(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
     """Keeps Ray off standard output, where it reports each dead worker and `--json` writes its one object."""
     printers = [p for p in (ray_logging.stdout_deduplicator, ray_logging.stderr_deduplicator) if hasattr(p, "skip_re")]
     patterns = [printer.skip_re for printer in printers]
@@ -143,10 +143,10 @@ def _silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _environment(device: torch.device) -> Iterator[None]:
+def quiet_environment(device: torch.device | None = None) -> Iterator[None]:
     """What Ray's processes inherit: silence, and of several GPUs only the one that was asked for."""
-    wanted = {k: v for k, v in _ENVIRONMENT.items() if k not in os.environ}
-    if device.type == "cuda" and device.index is not None:
+    wanted = {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}
+    if device is not None and device.type == "cuda" and device.index is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
         wanted["CUDA_VISIBLE_DEVICES"] = names[device.index]
@@ -162,7 +162,7 @@ def _environment(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handlers() -> Iterator[None]:
+def own_handlers() -> Iterator[None]:
     """Gives signals back to whom they belonged: Ray installs a handler of its own."""
     if threading.current_thread() is not threading.main_thread():
         yield

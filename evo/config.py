@@ -278,6 +278,11 @@ class Config(Section):
     seed: int = Field(default=0, ge=0, description="every random number follows from it")
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto, cpu, cuda, or cuda:N")
     workers: int = Field(default=0, ge=0, description="trial workers of each network; 0: in its own process")
+    address: str | None = Field(
+        default=None,
+        pattern=r"^(auto|(ray://)?([\w.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5})$",
+        description="Ray cluster: auto, HOST:PORT or ray://HOST:PORT; empty: a private one on this machine",
+    )
     out: str = Field(default="runs", description="folder of runs")
     name: str | None = Field(default=None, description="of the run; empty: task and time")
     job: str | None = Field(default=None, description="whose run it is; filled in by `evo queue`")

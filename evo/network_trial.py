@@ -108,7 +108,7 @@ class NetworkTrial(tune.Trainable):
         except ray.exceptions.RayError:
             raise  # lost workers or nodes: Tune tries again
         except Exception as error:  # whatever it is, a second try would come to the same: the search is to end with it
-            return {"done": True, "mistake": _told(error), "clock": 0, "score": float("nan")}
+            return {"done": True, "mistake": portable(error), "clock": 0, "score": float("nan")}
         birth = self.config["birth"]
         about = {"network": birth["network"], "generation": birth["generation"], "parent": self._parent}
         return {"done": done, "update": {**about, **update}, **self._judged(update)}
@@ -199,7 +199,7 @@ def _snapshots(folder: Path, network: str) -> list[str]:
     return [str(row["snapshot"]) for row in rows if row["kind"] == "snapshot"]
 
 
-def _told(error: Exception) -> Exception:
+def portable(error: Exception) -> Exception:
     """The error in a form that surely pickles: a user's mistake as one line, a fault of ours with its trace."""
     told: Exception = RuntimeError(f"{type(error).__name__}: {error}")
     if isinstance(error, OSError):

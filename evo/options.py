@@ -24,6 +24,10 @@ Out = Annotated[Path, typer.Option(help="Folder of runs.")]
 OutSetting = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of runs. Default: runs.")]
 Name = Annotated[str | None, typer.Option(help="Of the run. Default: task and time.")]
 Workers = Annotated[int | None, typer.Option(help="Trial workers of each network; 0: in its own process.")]
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="WHERE", help="Ray cluster: auto, HOST:PORT or ray://HOST:PORT. Default: a private Ray."),
+]
 Budget = Annotated[
     str | None,
     typer.Option(help="90, 90s, 5m or 1h: stop then, after the current decision. 40epochs: the length of a life."),
@@ -41,6 +45,7 @@ def settings(
     file: Path | None, assign: list[str] | None, seed: int | None, out: Path | None, name: str | None,
     workers: int | None, budget: str | None, epochs: float | None, device: str | None, data: Path | None,
     target: str | None, task: str | None, recipe: str | None = None, under: Mapping[str, Any] | None = None,
+    address: str | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """All that the command line says, as one layer: the recipe, over it the file, --set, and at last the options.
 
@@ -54,7 +59,7 @@ def settings(
         raise ValueError(f"--epochs: given twice, as {epochs:g} and by --budget {budget}; write one of them")
     options = {
         "task": task, "seed": seed, "out": out, "name": name, "workers": workers, "training.epochs": epochs,
-        "device": device, "data.path": data, "data.target": target, **limits,
+        "device": device, "data.path": data, "data.target": target, "address": address, **limits,
     }  # fmt: skip
     given = {k: str(v) if isinstance(v, Path) else v for k, v in options.items() if v is not None}
     below = [under or {}, {} if recipe is None else recipes.read(recipe), {} if file is None else read_yaml(file)]

@@ -59,6 +59,15 @@ def carried() -> Carried:
     return tuple(_folders.items())
 
 
+def sources() -> list[str]:
+    """The files and packages that plug-ins lie in, for Ray to carry to other machines; modules beside them stay."""
+    found: dict[str, None] = {}
+    for module, folder in _folders.items():
+        top = Path(folder, module.partition(".")[0])
+        found[str(top if top.is_dir() else top.with_suffix(".py"))] = None
+    return [path for path in found if Path(path).exists() and "site-packages" not in Path(path).parts]
+
+
 def bring(plugins: Carried) -> None:
     """Loads in this process what another has `carried`."""
     for _, folder in plugins:

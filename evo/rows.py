@@ -152,5 +152,6 @@ def decision_row(
 
 def settings_json(config: Config) -> str:
     """What a life follows from, as one line for the record: not who computes it, where it is kept and who looks on."""
-    settings = config.model_dump(mode="json", exclude={"workers", "out", "name", "job", "budget", "wait", "record"})
+    who = {"workers", "out", "name", "job", "budget", "wait", "record", "address"}
+    settings = config.model_dump(mode="json", exclude=who)
     return json.dumps(settings, separators=(",", ":"))

@@ -153,6 +153,10 @@ def _wrong(path: str, field: FieldInfo, value: Any) -> str:
     )
 
 
+_PATTERNS = {"^(auto|cpu": "auto, cpu, cuda or cuda:N", "^(auto|(ray": "auto, HOST:PORT or ray://HOST:PORT"}
+"""In words, what a pattern that begins so takes."""
+
+
 def _expected(kind: Any, bounds: Any = (), many: bool = False) -> str:
     """In words, what a field of this type takes."""
     origin, inner = get_origin(kind), get_args(kind)
@@ -174,7 +178,7 @@ def _expected(kind: Any, bounds: Any = (), many: bool = False) -> str:
         return f"a list of {number}{_expected(inner[0], many=True)}"
     pattern = next((b.pattern for b in _unfold(bounds) if getattr(b, "pattern", None)), None)
     if pattern:
-        return "auto, cpu, cuda or cuda:N"
+        return next(words for start, words in _PATTERNS.items() if pattern.startswith(start))
     plain = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
     return (f"{plain[kind].removeprefix('a ')}s" if many else plain[kind]) + tail
 

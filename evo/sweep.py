@@ -64,7 +64,8 @@ def run_search(
     device = torch.device(config.device if config.device.startswith("cuda:") else device_of(task).type)
     census = Census(Path(folder).absolute(), progress)
     if not census.complete(config.search.networks):
-        progress({"stage": "note", "text": "starting Ray ..."})
+        if not ray.is_initialized():
+            progress({"stage": "note", "text": "starting Ray ..."})
         with cluster.session(device):
             plan = placement.plan(cluster.nodes(device), config, device.type)
             with _environment(plan):
