@@ -86,8 +86,9 @@ def list_jobs(queue: Where = QUEUE, as_json: Json = False) -> None:
         print(f"no job in {queue}; `evo queue add search digits --queue {queue}` adds one")
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-    for heading in ("job", "priority", "state", "kind", "task", "run", "attempts", "added", "said"):
-        table.add_column(heading, no_wrap=heading != "said", overflow="fold")
+    for heading in ("job", "priority", "state", "what", "run", "attempts", "added", "said"):
+        long = heading in ("run", "said")
+        table.add_column(heading, no_wrap=not long, overflow="fold", justify="left")
     order = {"running": 0, "waiting": 1}
     for s in sorted(found, key=lambda s: order.get(s.state, 2)):
         row = rows[s.job.id]
@@ -96,9 +97,10 @@ def list_jobs(queue: Where = QUEUE, as_json: Json = False) -> None:
         if s.state == "running":
             heard = "" if row["heard"] is None else f", heard {spoken(max(0.0, time.time() - row['heard']))} ago"
             said = f"on {row['host']} (pid {row['pid']}){heard}"
-        cells = (row["job"], row["priority"], row["state"], row["kind"], row["task"], row["run"], row["attempts"])
-        table.add_row(*map(str, cells), added, said)
-    Console(highlight=False, soft_wrap=not sys.stdout.isatty()).print(table)
+        what, place = f"{row['kind']} {row['task']}", _short(row["run"])
+        table.add_row(row["job"], str(row["priority"]), row["state"], what, place, str(row["attempts"]), added, said)
+    # In a pipe nothing is to be folded.
+    Console(highlight=False, width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 @app.command()
@@ -169,6 +171,12 @@ def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
         if not is_remote(place) and Path(place).exists():
             raise ConfigError(f"name: expected one that is free, but {place!r} is there already; write another --name")
     return wanted
+
+
+def _short(run: str) -> str:
+    """As the user would write it from here."""
+    here = f"{Path.cwd()}/"
+    return run.removeprefix(here)
 
 
 def _row(s: Standing, heard: float | None) -> dict[str, Any]:

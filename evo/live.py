@@ -65,12 +65,15 @@ class Beat:
         self._thread.join(patience)
 
     def _run(self) -> None:
+        # In two halves: percentages are since the reading before.
+        if self._over.wait(min(FIRST, self._every) / 2):
+            return
         machine: Machine | None = None
         try:
             machine = Machine()
         except Exception as error:  # a machine that hides its figures is watched without them
             log.info("no figures of this machine: %s", error)
-        if self._over.wait(min(FIRST, self._every)):
+        if self._over.wait(min(FIRST, self._every) / 2):
             return
         self._sweep()
         while True:

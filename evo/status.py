@@ -213,7 +213,7 @@ class Watcher:
             "cycle_seconds": statistics.fmean(known.seconds) if known.seconds else None,
         }  # fmt: skip
         if known.ended:
-            return NetworkState(**figures, state=known.ended, said=known.reason)
+            return NetworkState(**{**figures, "cycles": known.cycle}, state=known.ended, said=known.reason)
         if beat is None or age is None:
             return NetworkState(**figures, state="stopped")
         cycles = int(beat.get("cycles") or planned)
