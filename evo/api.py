@@ -159,11 +159,7 @@ def _joined(kind: str, config: Config, progress: Progress) -> Iterator[None]:
     if config.address is None:
         yield
         return
-    if kind == "grow" and config.workers == 0:
-        raise ConfigError(
-            f"address: nothing of `evo grow` runs on {config.address} without trial workers, got workers: 0; "
-            "write --workers 2"
-        )
+    check_address(kind, config)
     # Ray takes a second to import: only those who want it pay.
     from evo import attached
 
@@ -171,6 +167,15 @@ def _joined(kind: str, config: Config, progress: Progress) -> Iterator[None]:
     with attached.attached(config.address):
         attached.look_over(config, progress, remote=config.address.startswith("ray://"))
         yield
+
+
+def check_address(kind: str, config: Config) -> None:
+    """Raises ConfigError where a cluster is named that would have nothing to do."""
+    if kind == "grow" and config.workers == 0 and config.address is not None:
+        raise ConfigError(
+            f"address: nothing of `evo grow` runs on {config.address} without trial workers, got workers: 0; "
+            "write --workers 2"
+        )
 
 
 def _plug_in(kind: str, config: Config) -> None:

@@ -11,6 +11,7 @@ import typer
 
 from evo.complaints import plainly
 from evo.options import (
+    Address,
     Budget,
     ConfigFile,
     Data,
@@ -50,14 +51,16 @@ def add(
     kind: Kind, task: Task = None, priority: Priority = 0, queue: Where = QUEUE, recipe: Recipe = None,
     config: ConfigFile = None, assign: Set = None, seed: Seed = None, out: OutSetting = None, name: Name = None,
     workers: Workers = None, budget: Budget = None, epochs: Epochs = None, device: Device = None, data: Data = None,
-    target: Target = None, as_json: Json = False,
+    target: Target = None, address: Address = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Put a search or a life at the end of its priority; takes what `evo search` and `evo grow` take."""
     from evo.job_queue import Queue
 
     if kind not in ("search", "grow"):
         raise ValueError(f"KIND: expected search or grow, got {kind!r}; write for example evo queue add search digits")
-    wanted = settings(config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe)
+    wanted = settings(
+        config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe, address=address
+    )
     job = Queue(queue).add(kind, _checked(kind, wanted), priority)
     if as_json:
         print_json({"job": job.id, "run": job.run, "priority": job.priority})
@@ -144,7 +147,7 @@ def _say(line: str) -> None:
 
 def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The settings as they must be read on whatever machine runs them. Raises ConfigError for what would fail there."""
-    from evo import plugins, run_folder
+    from evo import api, plugins, run_folder
     from evo.config import ConfigError
     from evo.settings import build
     from evo.storage import below, is_remote
@@ -156,6 +159,7 @@ def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
             f"network.family: expected one of {', '.join(FAMILIES)}, got {config.network.family!r}; "
             f"write for example network.family: {next(iter(FAMILIES))}"
         )
+    api.check_address(kind, config)
     plugins.load(config)
     plugins.check(config, elsewhere=True)
     for key, path in (("data.path", config.data.path), ("network.start", config.network.start)):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evo import faults
+from evo import faults, machine
 from evo.config import ConfigError
 from evo.storage import Store, below, open_store
 
@@ -72,7 +72,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Attempt:
-    """One runner's try at a job. runner: its own random name. lease, since: seconds."""
+    """One runner's try at a job. runner: its own random name. lease, since: seconds. space: in which its pid counts."""
 
     number: int
     runner: str
@@ -80,6 +80,7 @@ class Attempt:
     pid: int
     lease: float
     since: float
+    space: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Queue:
     def claim(self, standing: Standing, runner: str, host: str, pid: int, lease: float = LEASE) -> Attempt | None:
         """The job's next attempt, if nobody else has it; None where somebody was first, or where it is over."""
         number = standing.attempt.number + 1 if standing.attempt else 1
-        attempt = Attempt(number, runner, host, pid, lease, time.time())
+        attempt = Attempt(number, runner, host, pid, lease, time.time(), machine.SPACE)
         job = standing.job.id
         if not self.store.create(f"states/{job}/attempt-{number:06d}.json", json.dumps(vars(attempt)).encode()):
             return None

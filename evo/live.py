@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo.machine import HOST, Machine
+from evo.machine import HOST, SPACE, Machine
 from evo.storage import Store, abandoned, is_remote, open_store
 from evo.vitals import Vitals
 
@@ -88,7 +88,7 @@ class Beat:
             self._number += 1
             told = {
                 **self._tell(), "beat": self._number, "every": self._every, "time": time.time(), "began": self._began,
-                "host": HOST, "pid": os.getpid(), **(machine.figures() if machine else {}),
+                "host": HOST, "space": SPACE, "pid": os.getpid(), **(machine.figures() if machine else {}),
             }  # fmt: skip
             self._store.replace(self._name, json.dumps(_finite(told), allow_nan=False).encode())
             if self._also is not None:

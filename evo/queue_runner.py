@@ -22,7 +22,7 @@ from pathlib import Path
 from evo import faults
 from evo.config import ConfigError
 from evo.job_queue import LEASE, Attempt, Job, Leases, Queue, Standing
-from evo.machine import HOST, alive
+from evo.machine import HOST, gone
 from evo.stopping import Interrupted, Stop
 from evo.storage import StorageError, is_remote
 
@@ -149,7 +149,7 @@ class Runner:
         attempt = standing.attempt
         if standing.final or attempt is None:
             return False
-        if attempt.host == HOST and attempt.runner != self.name and not alive(attempt.pid):
+        if attempt.runner != self.name and gone(attempt.host, attempt.space, attempt.pid):
             self.say(f"{standing.job.id}: the runner that had it is gone (pid {attempt.pid})")
             return True
         if self._leases.run_out(standing.job.id, attempt, self.queue.sign(standing)):

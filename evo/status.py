@@ -12,8 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evo import live
-from evo.machine import HOST, alive
+from evo import live, machine
 from evo.population import name_of
 from evo.progress import spoken
 from evo.recorder import networks, read_table
@@ -262,7 +261,7 @@ def silence(beat: Mapping[str, Any], age: float) -> str | None:
     """Why the process is to be thought dead; None where it is not."""
     host, pid = beat.get("host"), beat.get("pid")
     where = f"on {host} (pid {pid})"
-    if host == HOST and isinstance(pid, int) and not alive(pid):
+    if machine.gone(host, beat.get("space"), pid):
         return f"its process {where} is gone, last heard {spoken(age)} ago"
     if age > max(SILENT, 6 * float(beat.get("every") or 0)):
         return f"silent for {spoken(age)} {where}"
@@ -309,11 +308,11 @@ def _hosts(beats: Mapping[str, Mapping[str, Any]], ages: Mapping[str, float]) ->
             newest[str(beat["host"])] = beat
     found = []
     for host, beat in sorted(newest.items()):
-        machine = beat.get("machine") or {}
+        figures = beat.get("machine") or {}
         found.append(
             HostState(
-                host, machine.get("cpu_percent"), machine.get("cpus"), machine.get("memory_used_bytes"),
-                machine.get("memory_total_bytes"), tuple(g for g in beat.get("gpus") or () if isinstance(g, dict)),
+                host, figures.get("cpu_percent"), figures.get("cpus"), figures.get("memory_used_bytes"),
+                figures.get("memory_total_bytes"), tuple(g for g in beat.get("gpus") or () if isinstance(g, dict)),
             )
         )  # fmt: skip
     return tuple(found)

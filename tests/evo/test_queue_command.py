@@ -68,6 +68,7 @@ def test_jobs_are_added_listed_and_cancelled(evo: Any, tmp_path: Path) -> None:
         (["add", "grow", "--set", "network.family=mlpp"], "network.family: expected one of mlp"),
         (["add", "grow", "--set", "growth.triggers=sometimes"], "growth.triggers"),
         (["add", "grow", "--data", "none.csv", "--target", "y"], "data.path: there is no file 'none.csv'"),
+        (["add", "grow", "--address", "auto"], "address: nothing of `evo grow` runs on auto without trial workers"),
         (["add", "grow", "--name", "queue"], "name: expected up to 100 letters"),
         (["add", "grow", "--name", "taken"], "name: expected one that is free"),
         (["cancel", "j0001", "j0009"], "job: there is no 'j0009'"),

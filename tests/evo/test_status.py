@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from evo import cli, live, status, status_screen
-from evo.machine import HOST
+from evo.machine import HOST, SPACE
 from evo.progress import spoken
 from evo.recorder import Recorder
 from evo.run import Run
@@ -150,7 +150,9 @@ def test_a_dead_process_is_told_by_its_silence(running: Path) -> None:
 def test_on_its_own_machine_a_dead_process_is_known_at_once(running: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    driver(running, host=HOST, pid=gone.pid)
+    driver(running, host=HOST, space=SPACE + 1, pid=gone.pid)
+    assert look(running).state == "running"  # another container's process
+    driver(running, host=HOST, space=SPACE, pid=gone.pid)
     assert look(running).said.startswith(f"its process on {HOST} (pid {gone.pid}) is gone, last heard 1 s ago; ")
 
 
