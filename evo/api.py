@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo import faults, live, run_folder
+from evo import faults, live, origins, run_folder
 from evo.config import Config, ConfigError
 from evo.progress import Progress, silent
 from evo.settings import build, read_yaml
@@ -23,23 +23,39 @@ if TYPE_CHECKING:
 
 Settings = Config | Mapping[str, Any] | str | os.PathLike[str] | None
 IN_MEMORY = "arrays"
+ONCE = "the test set was read once, when the run first ended: what is new on the front has no test figures"
 
 
-def grow(task: Any = None, *, config: Settings = None, progress: Progress | None = None, **settings: Any) -> Run:
+def grow(
+    task: Any = None,
+    *,
+    config: Settings = None,
+    start_from: Run | str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
     """Grows one network and gives back its run.
 
     task: "digits", "mnist", "parity:N", "spirals", "table" (with data={"path": ..., "target": ...}), a pair of arrays
     (X, y), a frame and its target column (frame, "y"), or a dataset of (x, y) pairs. config: a Config, a mapping or a
     YAML file. settings: any of the config's keys, nested (training={"epochs": 40}) or dotted
-    (**{"training.epochs": 40}); they win over config. progress: called with a mapping at the start and after every
-    decision (see `evo.progress`).
+    (**{"training.epochs": 40}); they win over config. start_from: the network to go on from, as a Run, its folder or
+    name, of which the best is meant, or as "RUN:NETWORK/SNAPSHOT" (see `evo.origins`). progress: called with a mapping
+    at the start and after every decision (see `evo.progress`).
     """
-    return _launch("grow", task, config, settings, progress or silent)
+    return _launch("grow", task, config, _from(start_from, settings), progress or silent)
 
 
-def search(task: Any = None, *, config: Settings = None, progress: Progress | None = None, **settings: Any) -> Run:
+def search(
+    task: Any = None,
+    *,
+    config: Settings = None,
+    start_from: Run | str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Run:
     """Grows a population of networks under Ray Tune and gives back its run. Takes what `grow` takes."""
-    return _launch("search", task, config, settings, progress or silent)
+    return _launch("search", task, config, _from(start_from, settings), progress or silent)
 
 
 def resume(
@@ -50,13 +66,20 @@ def resume(
     workers: int | None = None,
     budget: float | None = None,
     address: str | None = None,
+    networks: int | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+    cycles: int | None = None,
     progress: Progress | None = None,
 ) -> Run:
     """Goes on where a run stopped, was killed or spent its budget; ends as an unbroken run would have.
 
     run: a Run, its folder, or its name in `out`. data: the arrays or dataset again, where the run began with such.
-    workers, budget and address replace the run's own: none of them changes what is computed.
+    workers, budget and address replace the run's own: none of them changes what is computed. networks: of a search, in
+    all, more than it was asked for. steps or epochs, and cycles: of another life of the one network of `grow`, from where its
+    last one ended. Both are for runs that have ended too (see `evo.extension`).
     """
+    from evo import extension
     from evo.run import Run
 
     opened = run if isinstance(run, Run) else Run.open(run_folder.find(run, out))
@@ -88,6 +111,14 @@ def resume(
     progress = progress or silent
     for caution in _cautions(opened):
         progress({"stage": "note", "text": caution, "lasts": True})
+    if more := extension.More(networks, steps, epochs, cycles):
+        with run_folder.locked(folder):
+            opened = Run.open(folder)
+            amended = extension.extended(opened, config, len(task.splits["train"]), more)
+            run_folder.amend(folder, amended)
+        config = build(amended["config"], changed)
+        if opened.test is not None:
+            progress({"stage": "note", "text": ONCE, "lasts": True})
     with _joined(str(info["kind"]), config, progress):
         return _carried_out(str(info["kind"]), config, task, folder, progress)
 
@@ -112,6 +143,16 @@ def settings_of(config: Settings) -> Mapping[str, Any]:
     return config if isinstance(config, Mapping) else read_yaml(os.fspath(config))
 
 
+def _from(start: Run | str | os.PathLike[str] | None, settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The settings with the network to go on from."""
+    if start is None:
+        return settings
+    return {
+        **settings,
+        "network.parent": os.fspath(start) if isinstance(start, str | os.PathLike) else str(start.folder),
+    }
+
+
 def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any], progress: Progress) -> Run:
     in_memory = task is not None and not isinstance(task, str)
     named = {} if task is None else {"task": IN_MEMORY if in_memory else task}
@@ -120,6 +161,7 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     _plug_in(kind, checked)
     loaded = _load(checked, task if in_memory else None)
+    checked = origins.settled(checked, loaded)
     with _joined(kind, checked, progress):
         return _carried_out(kind, _settled(checked, loaded), loaded, None, progress)
 
@@ -182,6 +224,10 @@ def _plug_in(kind: str, config: Config) -> None:
     """Loads the plug-ins, and checks that every mechanism that the config names is one, wherever it will be asked."""
     from evo import plugins
 
+    if kind == "search":
+        from evo import algorithms
+
+        algorithms.objective(config)
     plugins.load(config)
     plugins.check(config, elsewhere=kind == "search" or config.workers > 0)
 
@@ -250,16 +296,18 @@ class _Watch:
 
 def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progress, asked: Stop | None = None) -> Run:
     """Runs to the end, to the end of the budget, or to the next safe point after Ctrl-C; then reports."""
+    from evo import extension
     from evo.life import Plan
     from evo.run import Run
 
     # Beside its cycles, a life has a last stretch in which it only learns.
     cycles = Plan.of(config, len(task.splits["train"])).cycles + 1
+    lives = len(extension.lives(Run.open(folder).info, config))
     deadline = None if config.budget is None else time.monotonic() + config.budget
     patience = {"stage": "note", "text": "stopping after this decision ...", "lasts": True}
     plan = {
         "kind": kind, "task": task.name, "seed": config.seed,
-        "networks": config.search.networks if kind == "search" else 1, "cycles": cycles,
+        "networks": config.search.networks if kind == "search" else lives, "cycles": cycles,
     }  # fmt: skip
     at = {**plan, "stage": "running", "until": None if config.budget is None else time.time() + config.budget}
     with (
@@ -270,6 +318,7 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     ):
         progress({"stage": "start", "run": str(folder), **plan})
         live.clear(folder)
+        origins.bring(folder, config)
         watch = _Watch(progress, stop, deadline)
         with _mirrored(folder, config):
             try:
@@ -306,20 +355,29 @@ def _tidy(run: Run, config: Config) -> None:
 
 
 def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enough: Callable[[], bool]) -> None:
+    """Its life, and those that were added to it, one after the other."""
+    from evo import extension
     from evo.grower import Grower
+    from evo.run import Run
     from evo.workers import make_runner
 
     def note(text: str) -> None:
         progress({"stage": "note", "text": text})
 
+    parent, planned = origins.place_of(config.network.parent), extension.lives(Run.open(folder).info, config)
     with make_runner(config.workers, task, config.wait, note) as runner:
-        grower = Grower(config, task, folder, runner=runner)
-        grower.watch()
-        try:
-            while not grower.done and not enough():
-                progress({"stage": "cycle", "network": "n000", "generation": 0, **grower.advance()})
-        finally:
-            grower.close()
+        for number, (network, own) in enumerate(planned):
+            grower = Grower(own, task, folder, network, generation=number, parent=parent, runner=runner)
+            grower.watch()
+            about = {"stage": "cycle", "network": network, "generation": number}
+            try:
+                while not grower.done and not enough():
+                    progress({**about, **grower.advance()})
+            finally:
+                grower.close()
+            if not grower.done:
+                return
+            parent = f"{network}/{grower.cycle:06d}"
 
 
 def _report(run: Run, task: Task) -> None:

@@ -17,6 +17,8 @@ _FROM_WINNER = (
     "predicted_nats", "measured_nats", "se_nats", "dof", "bound_nats", "audit_nats", "audit_se_nats", "site",
 )  # fmt: skip
 Z95 = 1.959964
+ASIDE = ("candidate", "choice", "analysis", "mutation")
+"""Kinds that tell no state of the network itself, or tell it twice."""
 
 
 def arms(events: pd.DataFrame) -> pd.DataFrame:
@@ -46,7 +48,7 @@ def books(events: pd.DataFrame) -> pd.DataFrame:
     """
     rows = []
     for network, life in events.groupby("network", sort=True):
-        told = life[~life["kind"].isin(["candidate", "choice", "analysis"])]
+        told = life[~life["kind"].isin(ASIDE)]
         steps = told[told["kind"].isin(["segment", "decision"])]  # the last row of a life repeats the sums
         known = told["information_nats"].dropna()
         birth = told.loc[told["kind"] == "started", "information_nats"].dropna()
@@ -133,7 +135,7 @@ def history(events: pd.DataFrame, network: str) -> pd.DataFrame:
     name: str | None = network
     while name is not None and name not in seen:
         seen.add(name)
-        life = events[(events["network"] == name) & ~events["kind"].isin(["candidate", "choice", "analysis"])]
+        life = events[(events["network"] == name) & ~events["kind"].isin(ASIDE)]
         saved = life.index[(life["kind"] == "snapshot") & (life["snapshot"] == until)]
         if until is not None:
             life = life.loc[: saved[-1]] if len(saved) else life.iloc[:0]

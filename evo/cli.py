@@ -25,6 +25,7 @@ from evo.options import (
     Data,
     Device,
     Epochs,
+    From,
     Json,
     Name,
     Out,
@@ -76,7 +77,8 @@ def main() -> None:
 def grow(
     task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
-    device: Device = None, data: Data = None, target: Target = None, address: Address = None, as_json: Json = False,
+    device: Device = None, data: Data = None, target: Target = None, start: From = None, address: Address = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow one network on TASK."""
     wanted = settings(
@@ -84,7 +86,7 @@ def grow(
     )
     from evo import api
 
-    _carry_out(functools.partial(api.grow, config=wanted), as_json)
+    _carry_out(functools.partial(api.grow, config=wanted, start_from=start), as_json)
 
 
 @app.command()
@@ -92,7 +94,8 @@ def grow(
 def search(
     task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
-    device: Device = None, data: Data = None, target: Target = None, address: Address = None, as_json: Json = False,
+    device: Device = None, data: Data = None, target: Target = None, start: From = None, address: Address = None,
+    as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow a population of networks on TASK and print its Pareto front."""
     wanted = settings(
@@ -100,25 +103,31 @@ def search(
     )
     from evo import api
 
-    _carry_out(functools.partial(api.search, config=wanted), as_json)
+    _carry_out(functools.partial(api.search, config=wanted, start_from=start), as_json)
 
 
 @app.command()
 @plainly
 def resume(
     run: RunName, out: Out = Path("runs"), workers: Workers = None, budget: Budget = None, address: Address = None,
+    networks: Annotated[int | None, typer.Option(help="Of a search, in all: more than it was asked for.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Another life of the one network, of so many steps.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="The same in epochs.")] = None,
+    cycles: Annotated[int | None, typer.Option(help="Its cycles; alone, each as long as those before.")] = None,
     as_json: Json = False,
 ) -> None:  # fmt: skip
-    """Go on with a run that was stopped, killed or ran out of budget."""
+    """Go on with a run that was stopped, killed or ran out of budget, or give one that has ended more of it."""
     from evo import api
     from evo.config import ConfigError
 
     limits = read_budget(budget)
     if "training.epochs" in limits:
-        raise ConfigError(f"--budget: a life's length is settled when the run begins, got {budget!r}; write seconds")
-    seconds = limits.get("budget")
-    again = functools.partial(api.resume, run, out=out, workers=workers, budget=seconds, address=address)
-    _carry_out(again, as_json)
+        raise ConfigError(f"--budget: expected a time, got {budget!r}; write seconds, or --epochs for another life")
+    work = functools.partial(
+        api.resume, run, out=out, workers=workers, budget=limits.get("budget"), networks=networks, steps=steps,
+        epochs=epochs, cycles=cycles, address=address,
+    )  # fmt: skip
+    _carry_out(work, as_json)
 
 
 @app.command()

@@ -68,6 +68,19 @@ class NetworkConfig(Section):
     start: str | None = Field(
         default=None, description="snapshot folder to take weights from, by matching names; what matched is told"
     )
+    parent: str | None = Field(
+        default=None,
+        description="RUN or RUN:NETWORK/SNAPSHOT to go on from, its shape and optimiser too (--from); not with start",
+    )
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> NetworkConfig:
+        if self.start is not None and self.parent is not None:
+            raise ValueError(
+                "network.start, network.parent: expected one of them, got both; write network.parent (--from) to go on "
+                "from a network as it is, or network.start for its weights in a seed of another shape"
+            )
+        return self
 
 
 class TrainingConfig(Section):
@@ -138,6 +151,9 @@ class GrowthConfig(Section):
         default="end", description="when a life stops: end, of its steps; no_extrema: no unit is dead or saturated"
     )
     stake: Fraction = Field(default=0.5, description="parameters a candidate may add, as a share of those present")
+    mutate: bool = Field(
+        default=False, description="whether a child begins with one action drawn at random, without a tournament"
+    )
     trim: Fraction = Field(default=0.12, description="parameters a candidate may remove, as a share of those present")
     incoming: int | None = Field(
         default=None, ge=1, description="new connections that may enter one unit at an event; empty: any number"
@@ -224,9 +240,26 @@ class EconomyConfig(Section):
 
 class SearchConfig(Section):
     networks: int = Field(default=16, ge=1, description="networks in all")
-    population: int = Field(default=8, ge=2, le=64, description="networks a generation")
-    algorithm: Literal["nsga2", "asha", "pbt"] = Field(
-        default="nsga2", description="asha and pbt judge one scalar, score"
+    population: int = Field(default=8, ge=2, le=64, description="networks a generation, or living at a time")
+    algorithm: Literal["nsga2", "nsga3", "tpe", "regularised", "asha", "pbt"] = Field(
+        default="nsga2",
+        description="generations (nsga2, nsga3, tpe), aging (regularised), early ends (asha) or copies (pbt)",
+    )
+    objective: Literal["pareto", "score"] | None = Field(
+        default=None,
+        description="what tpe and regularised go by; empty: pareto. score: nats less price times parameters",
+    )
+    sample: int = Field(
+        default=3, ge=1, description="regularised: living networks drawn, of which the best becomes the parent"
+    )
+    batch: int | None = Field(
+        default=None, ge=1, description="regularised: children born at once; empty: half of the population"
+    )
+    child_life: float = Field(
+        default=0.25, gt=0, le=1, description="regularised: length of a child's life, as a share of the seeds'"
+    )
+    child_tournaments: bool = Field(
+        default=True, description="regularised: whether children hold tournaments too, or only train"
     )
     at_once: int | None = Field(
         default=None, ge=1, description="networks side by side; empty: as many as there are CPUs"

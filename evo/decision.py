@@ -41,7 +41,7 @@ def decide(
     config, task = around.config, around.task
     price = around.price(life)
     day = Day(price, around.phase(life))
-    wanted = _room(around, life, network)
+    wanted = room(around, life, network)
 
     @functools.cache
     def look() -> Evidence:
@@ -50,7 +50,8 @@ def decide(
 
     @functools.cache
     def findings() -> Findings:
-        return _findings(around, life, network, state, look(), wanted)
+        key = (config.seed, around.network, life.cycle, "propose")
+        return findings_of(around, life, network, state, look(), min(wanted, _purse(around, life)), key)
 
     rows = _analysed(around, life, look, findings)
     life = traces.looked(config, life, network, look, around.policy.highs(seen))
@@ -101,7 +102,7 @@ def _triggered(around: Surroundings, life: Life, network: Network, look: traces.
     return firing.fired, firing.reason
 
 
-def _room(around: Surroundings, life: Life, network: Network) -> int:
+def room(around: Surroundings, life: Life, network: Network) -> int:
     """The most parameters that one event may add, were there credit for it."""
     config, count = around.config, network.count()
     allowed = economy.limit(around.phase(life), count, config.economy.limits, config.economy.caps)
@@ -113,16 +114,23 @@ def _purse(around: Surroundings, life: Life) -> int:
     return around.policy.purse(life.ledger, around.terms(life))
 
 
-def _findings(
-    around: Surroundings, life: Life, network: Network, state: OptimizerState, evidence: Evidence, wanted: int
+def findings_of(
+    around: Surroundings,
+    life: Life,
+    network: Network,
+    state: OptimizerState,
+    evidence: Evidence,
+    grow: int,
+    key: tuple[int | str, ...],
 ) -> Findings:
+    """What proposers read. grow: the most parameters that they may add. key: of all that they draw."""
     config, count = around.config, network.count()
     return Findings(
         network,
         evidence,
-        min(wanted, _purse(around, life)),
+        grow,
         max(1, round(config.growth.trim * count)) if config.growth.trim > 0 else 0,
-        lambda purpose: keyed(config.seed, around.network, life.cycle, "propose", purpose),
+        lambda purpose: keyed(*key, purpose),
         around.cache,
         state,
         life.step,

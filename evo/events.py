@@ -13,6 +13,7 @@ SCHEMA_VERSION = 2
 
 KINDS = (
     "started",  # a network was born (or inherited): its seed's shape and its settings
+    "mutation",  # the action drawn at random that a child began with; the row `started` tells what it made
     "segment",  # training between two decisions
     "candidate",  # one arm of a tournament: prediction, measurement, verdict, reason
     "analysis",  # one figure that an analyzer found before a decision

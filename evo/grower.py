@@ -25,6 +25,7 @@ from evo.cycle import born, figures, run_cycle
 from evo.data import Task
 from evo.front import snapshot_folder
 from evo.life import Life
+from evo.mutation import mutated
 from evo.recorder import Fenced, Recorder, read_table
 from evo.rows import settings_json
 from evo.storage import abandoned
@@ -164,6 +165,9 @@ class Grower:
             self._peak_before = int(found.extra.get("life", {}).get("peak", 0))
         self._to_device()
         self.life = born(self._around, self.body)
+        if self.parent is not None and self.config.growth.mutate:
+            self.body, self.state, row = mutated(self._around, self.life, self.body, self.state)
+            self.life, told = born(self._around, self.body), [row]
         self.life = dataclasses.replace(self.life, peak=max(self.life.peak, self._peak_before))
         started = events.row(
             "started",

@@ -89,3 +89,13 @@ class Life:
         except (KeyError, TypeError, ValueError) as err:
             told = json.dumps(fields)[:80]
             raise ValueError(f"state.json: expected the fields of a life, got {told} ({err})") from err
+
+
+def length(config: Config, cycles: int) -> dict[str, Any]:
+    """Settings of a life of so many cycles, each as long as the config's, by steps and, where these rule, by epochs."""
+    share, training = cycles / config.growth.cycles, config.training
+    return {
+        "growth.cycles": cycles,
+        "training.steps": max(1, round(training.steps * share)),
+        "training.epochs": None if training.epochs is None else training.epochs * share,
+    }

@@ -21,6 +21,7 @@ from ray import tune
 
 from evo import complaints, plugins
 from evo.config import Config
+from evo.life import length
 from evo.pool import RayPool
 from evo.population import score
 from evo.recorder import read_table
@@ -181,16 +182,9 @@ def _remainder(config: Config, clock: int) -> Config:
     """The settings of a life that goes on from a copy of one which is `clock` cycles old: what is left of the plan."""
     share = clock / config.growth.cycles
     left = max(1, config.growth.cycles - clock)
-    e, epochs = config.economy, config.training.epochs
-    return build(
-        config.model_dump(),
-        {
-            "growth.cycles": left,
-            "training.steps": max(1, round(config.training.steps * left / config.growth.cycles)),
-            "training.epochs": None if epochs is None else epochs * left / config.growth.cycles,
-            "economy.price": e.price * (e.final_price / e.price) ** min(share, 1.0),
-        },
-    )
+    e = config.economy
+    price = e.price * (e.final_price / e.price) ** min(share, 1.0)
+    return build(config.model_dump(), {**length(config, left), "economy.price": price})
 
 
 def _snapshots(folder: Path, network: str) -> list[str]:

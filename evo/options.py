@@ -37,6 +37,10 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Data = Annotated[Path | None, typer.Option(help="A table (.parquet, .csv), or mnist's folder of IDX files.")]
 Target = Annotated[str | None, typer.Option(help="The table's target column.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", metavar="RUN[:NETWORK/SNAPSHOT]", help="Go on from a network of an earlier run: its best."),
+]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
 Within = Annotated[int | None, typer.Option("--max-parameters", help="The best network of at most so many parameters.")]
 

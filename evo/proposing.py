@@ -23,13 +23,34 @@ TRIMMERS = frozenset({"narrow", "disconnect", "rewire", "magnitude", "remove", "
 def candidates(around: Surroundings, life: Life, findings: Findings, price: float) -> tuple[list[Candidate], int]:
     """The survivors of the screening, their first steps searched, and how many were proposed."""
     config = around.config
-    # In the registry's order, so that a config's order changes nothing.
-    asked = [name for name in PROPOSERS if name in config.growth.proposers and (findings.trim or name not in TRIMMERS)]
-    proposed = [c for name in asked for c in _asked(name, findings)]
+    proposed = [c for made in _proposed(around, findings).values() for c in made]
     open_ = [c for c in proposed if c.cost <= findings.grow and _promising(c, price) and _within(around, life, c)]
     rng = keyed(config.seed, around.network, life.cycle, "shortlist")
     chosen = screening.shortlist(open_, config.tournament.candidates, price, config.tournament.random_share, rng)
     return [screening.line_search(findings.network, c, findings.evidence) for c in chosen], len(proposed)
+
+
+def any_legal(
+    around: Surroundings, life: Life, findings: Findings, rng: np.random.Generator
+) -> tuple[Candidate | None, int]:
+    """One candidate drawn at random from those that may be here, whatever it promises, and how many were proposed: a
+    proposer first, then one of its own, so that who proposes many is not drawn more often for it.
+    """
+    proposed = _proposed(around, findings)
+    legal = [[c for c in made if c.cost <= findings.grow and _within(around, life, c)] for made in proposed.values()]
+    legal = [made for made in legal if made]
+    count = sum(map(len, proposed.values()))
+    if not legal:
+        return None, count
+    made = legal[int(rng.integers(len(legal)))]
+    return made[int(rng.integers(len(made)))], count
+
+
+def _proposed(around: Surroundings, findings: Findings) -> dict[str, Sequence[Candidate]]:
+    """By proposer, in the registry's order, so that a config's order changes nothing."""
+    listed = around.config.growth.proposers
+    asked = [name for name in PROPOSERS if name in listed and (findings.trim or name not in TRIMMERS)]
+    return {name: _asked(name, findings) for name in asked}
 
 
 def _asked(name: str, findings: Findings) -> Sequence[Candidate]:

@@ -25,10 +25,10 @@ Name = tuple[str, str]
 def kept(events: pd.DataFrame, front: pd.DataFrame, record: RecordConfig) -> dict[Name, str]:
     """The snapshots that stay, each with the reason; a pure function.
 
-    The front's and each network's last always do. Beyond them `keep` says all, none (front), or by scales: at each
-    adopted growth, at each information on the deciding half more than 2% above the best before it, and the best (by
-    validation information) and the last of each phase. Of those beyond, a network and phase keep `keep_each` at most,
-    the best by validation information.
+    The front's and each network's last always do, and what was copied from an earlier run. Beyond them `keep` says all,
+    none (front), or by scales: at each adopted growth, at each information on the deciding half more than 2% above the
+    best before it, and the best (by validation information) and the last of each phase. Of those beyond, a network and
+    phase keep `keep_each` at most, the best by validation information.
     """
     found: dict[Name, str] = {}
     for network, life in events.groupby("network", sort=True):
@@ -44,6 +44,11 @@ def kept(events: pd.DataFrame, front: pd.DataFrame, record: RecordConfig) -> dic
             order = phase["validation_information_nats"].astype(float).sort_values(ascending=False, kind="stable")
             for name in phase.loc[order.index[: record.keep_each], "snapshot"]:
                 found.setdefault((str(network), str(name)), reasons[name])
+    names = set(events["network"])
+    for parent in events.loc[events["kind"] == "started", "parent"].dropna():
+        network, _, name = str(parent).partition("/")
+        if network not in names:
+            found[network, name] = "what the run started from"
     for network, name in zip(front["network"], front["snapshot"], strict=True):
         found[str(network), str(name)] = "on the front"
     return found

@@ -151,7 +151,11 @@ def decision_row(
 
 
 def settings_json(config: Config) -> str:
-    """What a life follows from, as one line for the record: not who computes it, where it is kept and who looks on."""
-    who = {"workers", "out", "name", "job", "budget", "wait", "record", "address"}
-    settings = config.model_dump(mode="json", exclude=who)
+    """What a life follows from, as one line for the record: not who computes it, where it is kept and who looks on.
+
+    Nor how many live beside it, nor the folder that `network.parent` was copied from: the event's own column names the
+    copy.
+    """
+    aside = dict.fromkeys(("workers", "out", "name", "job", "budget", "wait", "record", "address", "search"), True)
+    settings = config.model_dump(mode="json", exclude={**aside, "network": {"parent"}})
     return json.dumps(settings, separators=(",", ":"))

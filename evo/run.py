@@ -134,8 +134,10 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Every life has ended; of a search, also every network that it was to have was born."""
-        wanted = self.setting("search", "networks") if self.info["kind"] == "search" else 1
+        """Every life has ended, and every network that the run was to have was born."""
+        more = self.info.get("extensions")
+        lives = 1 + len(more) if isinstance(more, list) else 1
+        wanted = self.setting("search", "networks") if self.info["kind"] == "search" else lives
         born = len(self.networks)
         ended = bool((self.networks["state"] != "unfinished").all())
         return ended and born >= (wanted if isinstance(wanted, int) else 1)

@@ -66,6 +66,19 @@ def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
         raise
 
 
+def amend(folder: Path, info: Mapping[str, Any]) -> None:
+    """Puts another run.json in the place of a run's, whole or not at all. Call it while the run is `locked`."""
+    draft = folder / f".run.json.{os.getpid()}"
+    try:
+        _write(draft, info)
+        draft.replace(folder / "run.json")
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _sync(folder)
+    faults.point("run.amended")
+
+
 def describe(kind: str, config: Config) -> dict[str, Any]:
     """Enough to run it again: config, versions, revision, processor."""
     return {

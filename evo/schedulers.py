@@ -1,4 +1,4 @@
-"""How Ray Tune gets the networks of a search, and when it ends one early: by generations, by ASHA or by PBT."""
+"""How Ray Tune gets the networks of a search, and when it ends one early: never, by ASHA or by PBT."""
 
 from __future__ import annotations
 
@@ -10,18 +10,12 @@ from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, PopulationBasedTraining, TrialScheduler
 from ray.tune.search import Searcher
 
+from evo import origins
+from evo.algorithms import ALGORITHMS, population
 from evo.census import Census
 from evo.config import Config
-from evo.population import (
-    Birth,
-    Draws,
-    Generations,
-    Independents,
-    Population,
-    growth_settings,
-    growth_space,
-    name_of,
-)
+from evo.population import Birth, Ground, Population, name_of
+from evo.suggestions import growth_settings, growth_space
 from evo.task import Task
 
 
@@ -79,22 +73,23 @@ class Plan:
 
 
 def plan(config: Config, task: Task, census: Census, price: float) -> Plan:
-    """price: nats a parameter, in the score of ASHA and PBT."""
-    inputs, outputs, search = math.prod(task.shape), task.outputs, config.search
-    if search.algorithm == "nsga2":
-        generations = Generations(config, inputs, outputs)
-        in_order = FIFOScheduler()  # type: ignore[no-untyped-call]
-        return Plan(in_order, Asker(generations, census, "Tune"), {}, search.networks)
-    if search.algorithm == "asha":
-        population = Independents(config, inputs, outputs, price, list(census.begun().values()))
+    """price: nats a parameter, in the score."""
+    algorithm, networks = ALGORITHMS[config.search.algorithm], config.search.networks
+    begun = () if algorithm.generational else tuple(census.begun().values())
+    parent = origins.place_of(config.network.parent)
+    people = population(Ground(config, math.prod(task.shape), task.outputs, price, parent, begun))
+    if algorithm.scheduler == "pbt":
+        return _pbt(config, people, census)
+    if algorithm.scheduler == "asha":
         cycles = config.growth.cycles + 1
         grace = max(1, cycles // 8)
         asha = ASHAScheduler("clock", "score", "max", max_t=cycles, grace_period=grace, reduction_factor=2)
-        return Plan(asha, Asker(population, census, "ASHA"), {}, search.networks)
-    return _pbt(config, Draws(config, inputs, outputs), census)
+        return Plan(asha, Asker(people, census, "ASHA"), {}, networks)
+    in_order = FIFOScheduler()  # type: ignore[no-untyped-call]
+    return Plan(in_order, Asker(people, census, "Tune"), {}, networks)
 
 
-def _pbt(config: Config, population: Draws, census: Census) -> Plan:
+def _pbt(config: Config, population: Population, census: Census) -> Plan:
     births: list[Birth] = []
     while (birth := population.birth()) is not None:
         births.append(birth)

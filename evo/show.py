@@ -152,10 +152,15 @@ def _lineage(run: Run) -> Tree:
     root = Tree(_cell(run.name), guide_style="dim")
     nodes: dict[str, Tree] = {}
     best = run.front.groupby("network")["validation_information_nats"].max().to_dict() if len(run.front) else {}
+    drawn = run.events[run.events["kind"] == "mutation"]
+    began = {
+        name: f" by {action} ({int(delta):+d})"
+        for name, action, delta in zip(drawn["network"], drawn["action"], drawn["delta_parameters"], strict=True)
+    }
     for _, row in run.networks.sort_values(["generation", "network"], kind="stable").iterrows():
         parent = row["parent"] if isinstance(row["parent"], str) else ""
         born, now = (_figure(name, row[name]) for name in ("born_parameters", "active_parameters"))
-        label = f"{row['network']}  {born} → {now} parameters, from {parent or 'a seed'}"
+        label = f"{row['network']}  {born} → {now} parameters, from {parent or 'a seed'}{began.get(row['network'], '')}"
         if row["network"] in best:
             label += f", on the front with {best[row['network']]:.3f} nats"
         nodes[row["network"]] = nodes.get(parent.partition("/")[0], root).add(_cell(label))

@@ -14,6 +14,7 @@ from pathlib import Path
 from evo import events
 from evo.config import Config
 from evo.recorder import Recorder, read_table
+from evo.rows import settings_json
 from evo.task import Task
 from evo.trials import TrialRunner
 from search_spaces.randomness import keyed
@@ -36,7 +37,7 @@ class FakeLife:
         self.opened = True
         if not rows:
             self.cycle = 0
-            started = events.row("started", cycle=0, parent=parent, config=config.model_dump_json())
+            started = events.row("started", cycle=0, parent=parent, config=settings_json(config))
             self._commit([started])
 
     def advance(self) -> dict[str, float | int | str | bool]:

@@ -154,7 +154,7 @@ def test_a_table_needs_no_task(fake: type[FakeGrower], evo: Evo) -> None:
         (["search", "--set", "search.hidden=[5, 2]"], r"search\.hidden: expected \[lowest, highest\].*; write"),
         (["frobnicate"], "No such command 'frobnicate'; see `evo --help`"),
         (["resume", "none"], "run: there is no run 'none'.*; `evo runs` lists them"),
-        (["resume", "none", "--budget", "9epochs"], "--budget: a life's length is settled.*write seconds"),
+        (["resume", "none", "--budget", "9epochs"], "--budget: expected a time, got '9epochs'; write sec"),
         (["show", "none"], "run: there is no run 'none'"),
         (["ui"], "runs: expected a folder with runs"),
     ],

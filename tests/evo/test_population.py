@@ -8,19 +8,11 @@ import numpy as np
 import pytest
 
 from evo.config import Config
-from evo.population import (
-    Birth,
-    Draws,
-    Generations,
-    Independents,
-    Point,
-    Population,
-    choose_parent,
-    growth_space,
-    ranks,
-    score,
-)
+from evo.generations import Generations
+from evo.independents import Draws, Independents
+from evo.population import Birth, Ground, Point, Population, choose_parent, places, ranks, score
 from evo.settings import build
+from evo.suggestions import growth_space
 from search_spaces.randomness import keyed
 from search_spaces.spaces import seed
 
@@ -52,16 +44,16 @@ def run(population: Population, order: np.random.Generator, failed: frozenset[st
 
 def test_generations_do_not_depend_on_the_order_of_ends() -> None:
     config = config_of(networks=14, population=4)
-    births = run(Generations(config, 64, 10), keyed("one"))
-    assert births == run(Generations(config, 64, 10), keyed("another"))
+    births = run(Generations(Ground(config, 64, 10)), keyed("one"))
+    assert births == run(Generations(Ground(config, 64, 10)), keyed("another"))
     assert [b.network for b in births] == [f"n{i:03d}" for i in range(14)]
     assert [b.generation for b in births] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 2
-    other = run(Generations(config.model_copy(update={"seed": 4}), 64, 10), keyed("one"))
+    other = run(Generations(Ground(config.model_copy(update={"seed": 4}), 64, 10)), keyed("one"))
     assert [b.settings for b in other] != [b.settings for b in births]
 
 
 def test_a_generation_waits_for_the_whole_one_before_it() -> None:
-    population = Generations(config_of(networks=6, population=3), 64, 10)
+    population = Generations(Ground(config_of(networks=6, population=3), 64, 10))
     born = [population.birth() for _ in range(3)]
     assert all(born)
     for birth in born[:2]:
@@ -78,7 +70,7 @@ def test_a_generation_waits_for_the_whole_one_before_it() -> None:
 
 
 def test_children_have_a_parent_of_an_earlier_generation_and_other_growth_settings() -> None:
-    births = run(Generations(config_of(networks=24, population=6), 64, 10), keyed("one"))
+    births = run(Generations(Ground(config_of(networks=24, population=6), 64, 10)), keyed("one"))
     generation = {b.network: b.generation for b in births}
     for birth in births:
         if birth.generation == 0:
@@ -94,7 +86,7 @@ def test_children_have_a_parent_of_an_earlier_generation_and_other_growth_settin
 
 def test_settings_stay_within_the_ranges_and_make_a_valid_config() -> None:
     config = config_of(networks=12, population=6, hidden=[4, 9], seed_parameters=[70, 90])
-    for birth in run(Generations(config, 64, 10), keyed("one")):
+    for birth in run(Generations(Ground(config, 64, 10)), keyed("one")):
         made = build(config.model_dump(), birth.settings)
         for name, space in growth_space(config).items():
             assert space.low <= birth.settings[name] <= space.high
@@ -107,10 +99,10 @@ def test_settings_stay_within_the_ranges_and_make_a_valid_config() -> None:
 def test_a_failed_network_is_nobodys_parent_and_the_search_goes_on() -> None:
     config = config_of(networks=12, population=4)
     failed = frozenset({"n001", "n006"})
-    births = run(Generations(config, 64, 10), keyed("one"), failed)
+    births = run(Generations(Ground(config, 64, 10)), keyed("one"), failed)
     assert len(births) == 12
     assert not {str(b.parent).split("/")[0] for b in births} & failed
-    all_failed = run(Generations(config, 64, 10), keyed("one"), frozenset(f"n{i:03d}" for i in range(12)))
+    all_failed = run(Generations(Ground(config, 64, 10)), keyed("one"), frozenset(f"n{i:03d}" for i in range(12)))
     assert [b.parent for b in all_failed] == [None] * 12
 
 
@@ -146,7 +138,7 @@ def test_parents_know_at_least_half_of_what_is_known_and_are_undominated_in_thei
 
 def test_independents_and_draws_have_no_parents() -> None:
     config = config_of(networks=7, population=3)
-    for population in (Independents(config, 64, 10, 1e-3), Draws(config, 64, 10)):
+    for population in (Independents(Ground(config, 64, 10, 1e-3)), Draws(Ground(config, 64, 10))):
         births = run(population, keyed("one"), frozenset({"n002"}))
         assert [b.network for b in births] == [f"n{i:03d}" for i in range(7)]
         assert {(b.parent, b.generation) for b in births} == {(None, 0)}
@@ -155,16 +147,16 @@ def test_independents_and_draws_have_no_parents() -> None:
 def test_independents_keep_the_settings_of_networks_that_have_begun() -> None:
     config = config_of(networks=4, population=2)
     begun = build(config.model_dump(), {"training.learning_rate": 0.0077, "network.hidden": [9]})
-    first = Independents(config, 64, 10, 1e-3, [begun]).birth()
+    first = Independents(Ground(config, 64, 10, 1e-3, None, [begun])).birth()
     assert first is not None
     assert first.settings["training.learning_rate"] == 0.0077
     assert first.settings["network.hidden"] == [9]
 
 
-@pytest.mark.parametrize("algorithm", [Generations, Draws, lambda *about: Independents(*about, 1e-3)])
+@pytest.mark.parametrize("algorithm", [Generations, Draws, Independents])
 def test_a_search_keeps_a_shape_that_was_given_unless_it_is_asked_to_vary_it(algorithm: Any) -> None:
     def first(**given: Any) -> Birth:
-        birth = algorithm(build({"seed": 3, **given}), 64, 10).birth()
+        birth = algorithm(Ground(build({"seed": 3, **given}), 64, 10, 1e-3)).birth()
         assert isinstance(birth, Birth)
         return birth
 
@@ -185,7 +177,8 @@ def test_a_search_keeps_a_shape_that_was_given_unless_it_is_asked_to_vary_it(alg
 
 def test_a_resumed_search_of_one_shape_goes_on_with_it() -> None:
     config = build({"seed": 3, "network.hidden": []})
-    birth = Independents(config, 64, 10, 1e-3, [build(config.model_dump(), {"training.learning_rate": 0.0077})]).birth()
+    begun = build(config.model_dump(), {"training.learning_rate": 0.0077})
+    birth = Independents(Ground(config, 64, 10, 1e-3, None, [begun])).birth()
     assert birth is not None
     assert birth.settings["training.learning_rate"] == 0.0077
     assert "network.hidden" not in birth.settings
@@ -193,3 +186,14 @@ def test_a_resumed_search_of_one_shape_goes_on_with_it() -> None:
 
 def test_score_is_information_less_the_price_of_the_parameters() -> None:
     assert score(2.0, 100, 0.001) == pytest.approx(1.9)
+
+
+def test_places_follow_the_objective() -> None:
+    points = [Point("a", 1.0, 100), Point("b", 1.1, 400), Point("c", 0.9, 400)]
+    assert places(points, "pareto", 0.0).tolist() == [0.0, 0.0, 1.0]
+    assert places(points, "score", 0.001).argsort().tolist() == [0, 1, 2]
+    assert places(points, "score", 0.0).argsort().tolist() == [1, 0, 2]
+    lives = {"a": points[:1], "b": points[1:2]}
+    assert {choose_parent(7, f"n{i:03d}", lives, "score", 1.0) for i in range(40)} == {"a", "b"}
+    chosen = [choose_parent(7, f"n{i:03d}", lives, "score", 1.0) for i in range(400)]
+    assert 0.65 < chosen.count("a") / 400 < 0.85  # loses only where both drawn are the other

@@ -18,9 +18,10 @@ import evo
 from evo import cli, recipes
 from evo.config import Config, ConfigError
 from evo.options import settings
-from evo.population import suggest_seed
+from evo.population import Ground
 from evo.run import Run
 from evo.settings import build
+from evo.suggestions import suggest_seed
 from search_spaces.families import FAMILIES
 
 NAMES = (
@@ -144,7 +145,7 @@ def test_a_recipe_lies_between_defaults_and_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_a_search_by_a_recipe_keeps_the_recipes_own_seed(name: str) -> None:
     config = build(settings(None, [], None, None, None, None, None, None, None, None, None, None, name))
-    shape = suggest_seed(config, FixedTrial({"hidden": 7, "seed_parameters": 70}), 64, 10)
+    shape = suggest_seed(Ground(config, 64, 10), FixedTrial({"hidden": 7, "seed_parameters": 70}))
     assert (shape == {}) == (name != "tournament"), "the defaults' seed is searched for"
 
 

@@ -85,6 +85,41 @@ def test_a_killed_network_changes_nothing(tmp_path: Path, unbroken: tuple[Path, 
     assert told == [("n001", killed, then), ("n004", killed, then)]
 
 
+@pytest.mark.parametrize("algorithm", ["tpe", "regularised"])
+def test_other_generational_algorithms_repeat_themselves_killed_stopped_and_resumed(
+    tmp_path: Path, algorithm: str
+) -> None:
+    settings = {"search.algorithm": algorithm, "search.batch": 2, "growth.cycles": 2, "search.child_life": 1.0}
+    settings["network.parent"] = "/old/first:n000/000002"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    for folder in (whole, broken):
+        (folder / "snapshots" / "first.n000" / "000002").mkdir(parents=True)
+    search(whole, config_of(**settings))
+    rows = read_events(whole)
+    assert (rows["kind"] == "finished").sum() == 6
+    parents = list(rows.loc[rows["kind"] == "started", "parent"])
+    assert parents[:3] == ["first.n000/000002"] * 3
+    assert all(parent.split("/")[0] in ("n000", "n001", "n002") for parent in parents[3:])
+    for name in ("kill-n002-1", "kill-n004-1"):
+        (broken / name).touch()
+    heard: list[Mapping[str, Any]] = []
+    run_search(config_of(**settings), tiny_task(), broken, heard.append, lambda: len(heard) > 6, begin=FakeLife)
+    assert (read_events(broken)["kind"] == "finished").sum() < 6
+    search(broken, config_of(**settings))
+    assert not list(broken.glob("kill-*"))
+    same_events(broken, whole)
+
+
+def test_asked_for_more_it_goes_on_as_if_asked_so_at_first(tmp_path: Path, unbroken: tuple[Path, Any]) -> None:
+    search(tmp_path, config_of(**{"search.networks": 4}))
+    before = read_events(tmp_path)
+    assert len(networks(tmp_path)) == 4
+    search(tmp_path, config_of())
+    same_events(tmp_path, unbroken[0])
+    kept = read_events(tmp_path)
+    assert kept[kept["network"] < "n004"].equals(before)
+
+
 @pytest.mark.parametrize("cycles", [2, 11])
 def test_stopped_and_resumed_ends_as_unbroken(tmp_path: Path, unbroken: tuple[Path, Any], cycles: int) -> None:
     heard: list[Mapping[str, Any]] = []
