@@ -75,9 +75,9 @@ def resume(
     """Goes on where a run stopped, was killed or spent its budget; ends as an unbroken run would have.
 
     run: a Run, its folder, or its name in `out`. data: the arrays or dataset again, where the run began with such.
-    workers, budget and address replace the run's own: none of them changes what is computed. networks: of a search, in
-    all, more than it was asked for. steps or epochs, and cycles: of another life of the one network of `grow`, from where its
-    last one ended. Both are for runs that have ended too (see `evo.extension`).
+    workers, budget and address replace the run's own: none of them changes what is computed.
+    networks: of a search, in all, more than it was asked for. steps or epochs, and cycles: of another life of the one
+    network of `grow`, from where its last one ended. Both are for runs that have ended too (see `evo.extension`).
     """
     from evo import extension
     from evo.run import Run
