@@ -34,6 +34,17 @@ FIRST = 1.0
 
 DRIVER = "driver"
 
+_WORDS = frozenset(("network", "phase", "stage", "host", "kind", "task", "action", "cause", "then"))
+_SECTIONS = frozenset(("trials", "process", "machine"))
+_COUNTS = frozenset((
+    "beat", "pid", "space", "generation", "cycle", "cycles", "networks", "active_parameters", "step", "stopping",
+    "in_flight", "waiting", "done", "cpus", "index",
+))  # fmt: skip
+_NUMBERS = frozenset((
+    "time", "began", "since", "every", "until", "cpu_percent", "memory_bytes", "gpu_bytes", "memory_used_bytes",
+    "memory_total_bytes", "utilization_percent", "power_watts", "information_nats", "validation_information_nats",
+))  # fmt: skip
+
 log = logging.getLogger("evo.live")
 
 
@@ -174,7 +185,31 @@ def _documents(
         with contextlib.suppress(FileNotFoundError, ValueError, RecursionError):
             told = json.loads(store.read(name))
             if isinstance(told, dict):
-                yield name, told
+                yield name, _sound(told)
+
+
+def _sound(told: Mapping[str, Any], depth: int = 0) -> dict[str, Any]:
+    """What of a file that anybody may have written is of the kind that we write: finite numbers and printable words
+    under names of ours, whole numbers where they count.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in told.items():
+        if name in _WORDS and isinstance(value, str):
+            kept[name] = printable(value)
+        elif name in _SECTIONS and isinstance(value, dict) and depth == 0:
+            kept[name] = _sound(value, 1)
+        elif name == "gpus" and isinstance(value, list) and depth == 0:
+            kept[name] = [_sound(gpu, 1) for gpu in value[:64] if isinstance(gpu, dict)]
+        elif name in _COUNTS and isinstance(value, int) and 0 <= value < 2**53:
+            kept[name] = value
+        elif name in _NUMBERS and isinstance(value, (int, float)) and abs(value) < 1e18:
+            kept[name] = float(value)
+    return kept
+
+
+def printable(text: str) -> str:
+    """In one line of at most 300 characters, and nothing that commands a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:300])
 
 
 def _finite(value: Any) -> Any:

@@ -44,7 +44,7 @@ def figures(beat: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
         "process_memory_usage_megabytes": _mega(process.get("memory_bytes")),
     }
     for gpu in beat.get("gpus") or ():
-        name = f"gpu_{gpu.get('index')}"
+        name = f"gpu_{gpu.get('index', 0)}"
         held, whole = gpu.get("memory_used_bytes"), gpu.get("memory_total_bytes")
         told |= {
             f"{name}_utilization_percentage": gpu.get("utilization_percent"),

@@ -138,14 +138,14 @@ class _Known:
         if row["active_parameters"] is not None:
             self.parameters = int(row["active_parameters"])
         if row["kind"] == "decision":
-            self.action = row["action"] or ""
+            self.action = live.printable(row["action"] or "")
         if row["kind"] == "snapshot":
             self.information = _plain(row["validation_information_nats"])
             self.accuracy, self.r2 = _plain(row["validation_accuracy"]), _plain(row["validation_r2"])
             if self.cycle and row["seconds"]:
                 self.seconds = [*self.seconds[1 - RECENT :], float(row["seconds"])]
         if row["kind"] in ("finished", "failed"):
-            self.ended, self.reason = row["kind"], row["reason"] or ""
+            self.ended, self.reason = row["kind"], live.printable(row["reason"] or "")
 
 
 class Watcher:

@@ -208,6 +208,15 @@ def test_time_left_is_unknown_until_a_cycle_was_measured_and_a_budget_bounds_it(
     assert time_left(found.networks, "running", {}, NOW)[0] == pytest.approx(30.0 + 3 * 40.0)
 
 
+@pytest.mark.parametrize("told", ["{}", '{"host": 3, "every": "x", "trials": 1}', '{"time": null, "gpus": [{}]}'])
+def test_signs_that_say_little_or_nonsense_do_no_harm(running: Path, told: str) -> None:
+    for name in ("driver", "n001", "n003", "x\x1b[2J"):
+        (running / "live" / f"{name}.json").write_text(told)
+    found = look(running)
+    shown(found)
+    assert all("\x1b" not in line for line in status_screen.lines(found))
+
+
 def test_a_second_look_reads_only_what_is_new(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = Watcher(Run.open(running), wall=lambda: NOW)
     watcher.look()
