@@ -12,13 +12,14 @@ length, by his own clock, may take the job as the next attempt; no two machines'
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evo import faults, machine
@@ -66,7 +67,7 @@ class Job:
             return job
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(
-                f"queue: expected a job as `evo queue add` writes it, got {text[:60]!r} ({error})"
+                f"queue: expected a job as `evo queue add` writes it, got {text[:60]!r} ({error}); delete its file"
             ) from error
 
 
@@ -224,7 +225,7 @@ class Queue:
         final = self._told(f"states/{name}/final.json") if f"states/{name}/final.json" in files else {}
         attempt, last = None, {}
         if attempts:
-            attempt = Attempt(**self._told(attempts[-1]))
+            attempt = self._attempt(attempts[-1])
             last = ends.get(f"states/{name}/ended-{attempt.number:06d}.json", {})
         spent = sum(float(end.get("seconds") or 0.0) for end in ends.values())
         for path in attempts[: None if last or final else -1]:
@@ -240,6 +241,16 @@ class Queue:
             seconds=spent,
         )
 
+    def _attempt(self, path: str) -> Attempt:
+        told = self._told(path)
+        try:
+            found = Attempt(**told)
+            return replace(found, number=int(found.number), pid=int(found.pid), lease=float(found.lease))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"queue: expected an attempt in {path!r} of {self.store.uri!r}, got {told!r:.60} ({error}); delete it"
+            ) from error
+
     def _lease_seconds(self, path: str) -> float:
         try:
             return float(json.loads(self.store.read(path))["seconds"])
@@ -248,12 +259,15 @@ class Queue:
 
     def _told(self, path: str) -> dict[str, Any]:
         try:
-            told = json.loads(self._read(path))
+            text = self._read(path)
         except FileNotFoundError:
             return {}
+        told: Any = None
+        with contextlib.suppress(ValueError, RecursionError):
+            told = json.loads(text)
         if not isinstance(told, dict):
             raise ValueError(
-                f"queue: expected an object in {path!r} of {self.store.uri!r}, got {told!r:.60}; delete it"
+                f"queue: expected an object in {path!r} of {self.store.uri!r}, got {text[:60]!r}; delete it"
             )
         return told
 

@@ -129,6 +129,20 @@ def test_the_time_of_all_attempts_counts_those_that_were_killed_too(queue: Queue
     assert (found.seconds, found.crashes, found.state) == (19.0, 1, "waiting")
 
 
+@pytest.mark.parametrize("name", ["jobs/j0001.json", "states/j0001/attempt-000001.json", "states/j0001/final.json"])
+@pytest.mark.parametrize("text", [b"[]", b"{", b'{"kind": "dance"}', b"[" * 100_000])
+def test_a_file_that_is_none_of_ours_is_one_error_with_the_cure(
+    queue: Queue, tmp_path: Path, name: str, text: bytes
+) -> None:
+    claimed(queue, queue.add("grow", config(tmp_path)))
+    queue.store.replace(name, text)
+    if (name, text[:5]) == ("states/j0001/final.json", b'{"kin'):
+        assert Queue(tmp_path / "queue").standing("j0001").final == ""
+        return
+    with pytest.raises(ValueError, match=r"queue: expected .*; delete"):
+        Queue(tmp_path / "queue").standings()
+
+
 # --- a runner
 
 
