@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo import faults, live, origins, run_folder
+from evo import faults, live, origins, replica, run_folder
 from evo.config import Config, ConfigError
 from evo.progress import Progress, silent
 from evo.settings import build, read_yaml
@@ -85,7 +85,8 @@ def resume(
     opened = run if isinstance(run, Run) else Run.open(run_folder.find(run, out))
     folder, info = Path(opened.folder), opened.info
     # Budget and address are a command's, not a run's: one that was spent, or is gone, must not end the next at once.
-    changed = {"out": str(folder.parent), "budget": budget, "address": address}
+    held = replica.of(folder)
+    changed = {"out": str(folder.parent) if held is None else held.out, "budget": budget, "address": address}
     changed |= {} if workers is None else {"workers": workers}
     if not isinstance(info.get("config"), dict):
         raise ConfigError(
@@ -280,11 +281,13 @@ class _Watch:
     progress: Progress
     stop: Stop
     deadline: float | None
+    check: Callable[[], None] = lambda: None
 
     def told(self, update: Mapping[str, Any]) -> None:
         """Raises Interrupted where a stop was asked for."""
         self.progress(update)
         self.stop.check()
+        self.check()
 
     def enough(self) -> bool:
         return self.stop.asked is not None or (self.deadline is not None and time.monotonic() >= self.deadline)
@@ -311,15 +314,15 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
     }  # fmt: skip
     at = {**plan, "stage": "running", "until": None if config.budget is None else time.time() + config.budget}
     with (
-        run_folder.locked(folder),
+        run_folder.locked(folder) as check,
         _one_thread(),
         asked or Stop(lambda: progress(patience)) as stop,
         live.beating(folder, live.DRIVER, lambda: {**at, "stopping": stop.asked is not None}, config.record.heartbeat),
     ):
-        progress({"stage": "start", "run": str(folder), **plan})
+        progress({"stage": "start", "run": replica.address(folder), **plan})
         live.clear(folder)
         origins.bring(folder, config)
-        watch = _Watch(progress, stop, deadline)
+        watch = _Watch(progress, stop, deadline, check)
         with _mirrored(folder, config):
             try:
                 if kind == "search":
@@ -331,7 +334,11 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
                 stop.check()
             except Interrupted as stopped:
                 begun = any((folder / "events").glob("*.parquet"))
-                told = f"stopped, and kept everything in {folder}" if begun else "stopped before a network was born"
+                told = (
+                    f"stopped, and kept everything in {replica.address(folder)}"
+                    if begun
+                    else "stopped before a network was born"
+                )
                 raise Interrupted(told, stopped.signum) from None
             at["stage"] = "report"
             progress({"stage": "report"})
@@ -347,11 +354,16 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
 
 def _tidy(run: Run, config: Config) -> None:
     """One event file a network, and only the snapshots to be kept; a killed tidying is done again on resume."""
-    from evo import recorder, retention
+    from evo import recorder, retention, stored_snapshots
 
     recorder.compact(run.folder)
+    replica.push_compacted(run.folder)
     if config.record.keep != "all" or config.record.keep_each is not None:
-        retention.tidy(run.folder, retention.kept(run.events, run.front, config.record))
+        stay = retention.kept(run.events, run.front, config.record)
+        for name in stay:
+            stored_snapshots.fetch(run.folder, *name)
+        retention.tidy(run.folder, stay)
+        stored_snapshots.tidy(run.folder, stay)
 
 
 def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enough: Callable[[], bool]) -> None:
@@ -386,7 +398,9 @@ def _report(run: Run, task: Task) -> None:
 
     if len(run.front):
         run.evaluate_test(task)
+        replica.push(run.folder, "report/")  # the test set was read
         report.write(run, task)
+        replica.push(run.folder, "report/")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evo import events
+from evo import events, replica
 from evo.config import Config
 from evo.population import Point, name_of
 from evo.progress import Progress
@@ -35,6 +35,7 @@ class Census:
 
     def begun(self) -> dict[str, Config]:
         """Every network that was born, with its config, in the order of their names."""
+        replica.refresh(self.folder)
         born = ((name, read_table(self.folder, name).slice(0, 1).to_pylist()[0]) for name in networks(self.folder))
         return {name: Config.model_validate_json(row["config"]) for name, row in born if row["kind"] == "started"}
 
@@ -74,6 +75,7 @@ class Census:
 
     def complete(self, count: int) -> bool:
         """Whether the first `count` networks and all later ones have ended; shows them if so."""
+        replica.refresh(self.folder)
         names = sorted({name_of(i) for i in range(count)} | set(networks(self.folder)))
         if any(self.life(name) is None for name in names):
             return False
@@ -88,6 +90,7 @@ class Census:
             self.broken = self.broken or error
 
     def _rows(self, network: str) -> list[dict[str, Any]]:
+        replica.refresh(self.folder, network)
         rows: list[dict[str, Any]] = read_table(self.folder, network).to_pylist()
         return rows
 

@@ -109,7 +109,7 @@ def search(
 @app.command()
 @plainly
 def resume(
-    run: RunName, out: Out = Path("runs"), workers: Workers = None, budget: Budget = None, address: Address = None,
+    run: RunName, out: Out = "runs", workers: Workers = None, budget: Budget = None, address: Address = None,
     networks: Annotated[int | None, typer.Option(help="Of a search, in all: more than it was asked for.")] = None,
     steps: Annotated[int | None, typer.Option(help="Another life of the one network, of so many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="The same in epochs.")] = None,
@@ -132,7 +132,7 @@ def resume(
 
 @app.command()
 @plainly
-def runs(out: Out = Path("runs"), as_json: Json = False) -> None:
+def runs(out: Out = "runs", as_json: Json = False) -> None:
     """List the runs in a folder."""
     from evo import show as shown
 
@@ -147,7 +147,7 @@ def runs(out: Out = Path("runs"), as_json: Json = False) -> None:
 @plainly
 def show(
     run: RunName,
-    out: Out = Path("runs"),
+    out: Out = "runs",
     network: Annotated[str | None, typer.Option(help="Whose decisions: one, or all. Default: the best's.")] = None,
     as_json: Json = False,
 ) -> None:
@@ -163,11 +163,14 @@ def show(
 
 @app.command()
 @plainly
-def report(run: RunName, out: Out = Path("runs")) -> None:
+def report(run: RunName, out: Out = "runs") -> None:
     """Write a run's pictures (PNG) and one self-contained HTML page."""
+    from evo import replica
     from evo import report as reports
 
-    print(reports.write(_open(run, out)))
+    opened = _open(run, out)
+    print(reports.write(opened))
+    replica.push(opened.folder, "report/")
 
 
 @app.command()
@@ -177,7 +180,7 @@ def export(
     form: Annotated[str, typer.Option("--format", help="torch (a torch.export program, .pt2) or onnx.")] = "torch",
     output: Annotated[Path | None, typer.Option(help="File to write. Default: export/ in the run's folder.")] = None,
     max_parameters: Within = None,
-    out: Out = Path("runs"),
+    out: Out = "runs",
 ) -> None:
     """Write a run's best network as plain PyTorch or ONNX: masks folded in, dead units gone."""
     from evo import export as exports
@@ -199,7 +202,7 @@ def predict(
     data: Annotated[Path, typer.Option(help="New rows: .parquet, .csv or, for pictures and arrays, .npy, .npz.")],
     output: Annotated[Path | None, typer.Option(help="File to write (.csv or .parquet). Default: print CSV.")] = None,
     max_parameters: Within = None,
-    out: Out = Path("runs"),
+    out: Out = "runs",
     as_json: Json = False,
 ) -> None:
     """Predict new rows with a run's best network, preprocessed exactly as in training."""
@@ -219,7 +222,7 @@ def predict(
 @app.command()
 @plainly
 def ui(
-    out: Out = Path("runs"),
+    out: Out = "runs",
     host: Annotated[str, typer.Option(help="Address to serve on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to serve on.")] = 5000,
 ) -> None:
@@ -256,6 +259,7 @@ for command, instrument in cli_instruments.COMMANDS.items():
 def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
     """Runs it with its progress on standard error, then prints the front, or the JSON object alone."""
     from evo import progress
+    from evo.storage import is_remote
 
     begun: dict[str, Any] = {}
     with progress.to_stderr() as display, quiet_stdout() if as_json else contextlib.nullcontext():
@@ -268,7 +272,7 @@ def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
         try:
             done = work(progress=told)
         except (KeyboardInterrupt, OSError, ValueError) as err:
-            if "run" in begun and Path(begun["run"]).exists():
+            if "run" in begun and (is_remote(begun["run"]) or Path(begun["run"]).exists()):
                 err.add_note(f"go on with `evo resume {_shortest(begun['run'])}`")
             raise
     if as_json:
@@ -277,7 +281,7 @@ def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
     from evo import show as shown
 
     shown.print_front(done)
-    name = _shortest(str(done.folder))
+    name = _shortest(done.address)
     print(f"\nevo show {name}     every decision and its reason\nevo export {name}   the best network as plain PyTorch")
     if not done.finished:
         print(f"evo resume {name}   the rest of it: the budget was spent first")
@@ -285,11 +289,15 @@ def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
 
 def _shortest(folder: str) -> str:
     """What the user must write to name this run: its name alone where it lies in the usual folder."""
+    from evo.storage import is_remote
+
+    if is_remote(folder):
+        return f"'{folder}'"  # a shell would take its question mark for a pattern
     path = Path(folder)
     return path.name if path.parent == Path("runs") else folder
 
 
-def _open(run: str, out: Path) -> Run:
+def _open(run: str, out: str) -> Run:
     from evo import run_folder
     from evo.run import Run
 

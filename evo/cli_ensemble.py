@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -26,7 +25,7 @@ def ensemble(
     test: Annotated[
         bool, typer.Option("--test", help="Read the test set too; report/ensembles.json keeps it.")
     ] = False,
-    out: Out = Path("runs"),
+    out: Out = "runs",
     as_json: Json = False,
 ) -> None:
     """Average several snapshots of a run and compare them with the best single one."""

@@ -316,7 +316,7 @@ class Config(Section):
         pattern=r"^(auto|(ray://)?([\w.-]+|\[[0-9A-Fa-f:]+\]):\d{1,5})$",
         description="Ray cluster: auto, HOST:PORT or ray://HOST:PORT; empty: a private one on this machine",
     )
-    out: str = Field(default="runs", description="folder of runs")
+    out: str = Field(default="runs", description="folder of runs, or an address such as s3://bucket/runs")
     name: str | None = Field(default=None, description="of the run; empty: task and time")
     job: str | None = Field(default=None, description="whose run it is; filled in by `evo queue`")
     plugins: tuple[str, ...] = Field(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 KINDS = (
     "started",  # a network was born (or inherited): its seed's shape and its settings
@@ -101,6 +101,7 @@ SCHEMA = pa.schema(
         _field("seconds", pa.float64(), "duration of what the row tells", volatile=True),
         _field("host", pa.string(), volatile=True),
         _field("pid", pa.int64(), volatile=True),
+        _field("stored", pa.string(), "folder of this attempt under the snapshot's, in a bucket", volatile=True),
     ],
     metadata={"schema_version": str(SCHEMA_VERSION)},
 )

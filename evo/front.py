@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evo import stored_snapshots
 from evo.storage import replace_file
 
 if TYPE_CHECKING:
@@ -71,12 +72,16 @@ def front(events: pd.DataFrame) -> pd.DataFrame:
 
 
 def snapshot_folder(folder: Path, network: str, snapshot: str) -> Path:
-    """Where a snapshot lies. Raises FrontError for names that would lead out of the run's folder."""
+    """Where a snapshot lies, fetched there where the run is in a bucket.
+
+    Raises FrontError for names that would lead out of the run's folder.
+    """
     for what, name in (("network", network), ("snapshot", snapshot)):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise FrontError(
                 f"{folder}: {what} {str(name)[:40]!r} in the events is no plain name; the record is foreign"
             )
+    stored_snapshots.fetch(folder, network, snapshot)
     return folder / "snapshots" / network / snapshot
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo import events, faults, live
+from evo import events, faults, live, stored_snapshots
 from evo.birth import seeded
 from evo.config import Config
 from evo.cycle import born, figures, run_cycle
@@ -320,8 +320,15 @@ class Grower:
         )
         self._base = None if content is None else Base(name, content)
         faults.point("snapshot.saved")
+        stored = stored_snapshots.push(self.folder, self.network, name, part)
+        for row in rows:
+            row["stored"] = stored if row["kind"] == "snapshot" else None
         stamp = {"time": time.time(), "host": socket.gethostname(), "pid": os.getpid(), "generation": self.generation}
-        self._recorder.commit([{**row, **stamp} for row in rows])
+        try:
+            self._recorder.commit([{**row, **stamp} for row in rows])
+        except Fenced:
+            stored_snapshots.drop(self.folder, self.network, name, stored)
+            raise
         faults.point("snapshot.committed")
         return found
 

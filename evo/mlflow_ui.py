@@ -13,10 +13,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from evo import replica
 from evo.mlflow_log import drain, experiment
 from evo.mlflow_queue import TrackingDown, default_uri
 from evo.recorder import RecordError
 from evo.run_folder import folders
+from evo.storage import is_remote
 
 log = logging.getLogger("evo.mlflow")
 
@@ -65,15 +67,16 @@ def drain_all(runs: Path, tracking_uri: str | None = None) -> int:
     return rows
 
 
-def ui(runs: Path, port: int = 5000, host: str = "127.0.0.1", patience: float = 90.0) -> Page:
+def ui(runs: str | Path, port: int = 5000, host: str = "127.0.0.1", patience: float = 90.0) -> Page:
     """Drains every run under the folder, serves them, and returns once the page answers.
 
     Raises PageError where there is no run to show, the port is taken, the store cannot be written, or the server does
     not come up.
     """
-    runs = Path(runs).resolve()
-    if not folders(runs):
-        raise PageError(f"runs: expected a folder with runs, got {str(runs)!r}; start one, or write --out DIR of yours")
+    held = folders(runs)
+    told, runs = str(runs), (replica.home(str(runs)) if is_remote(runs) else Path(runs)).resolve()
+    if not held:
+        raise PageError(f"runs: expected a folder with runs, got {told!r}; start one, or write --out DIR of yours")
     _check(host, port)
     try:
         drain_all(runs)

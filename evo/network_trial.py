@@ -6,6 +6,7 @@ Tune's own checkpoints serve only PBT, which pauses networks and has one go on f
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -19,7 +20,7 @@ import ray
 import torch
 from ray import tune
 
-from evo import complaints, plugins
+from evo import complaints, plugins, replica
 from evo.config import Config
 from evo.life import length
 from evo.pool import RayPool
@@ -65,6 +66,7 @@ def grower(
 class Common:
     """What all trials of a search share. reference: (the `ShippedTask` in the object store,), boxed so that it travels
     as a reference. claim: of each worker. price: nats a parameter, of the score.
+    store: address of the run where it is in a bucket; every process then has a folder of its own.
     """
 
     config: Config
@@ -75,6 +77,7 @@ class Common:
     claim: dict[str, float]
     price: float
     begin: Begin
+    store: str | None = None
 
 
 class NetworkTrial(tune.Trainable):
@@ -84,7 +87,10 @@ class NetworkTrial(tune.Trainable):
         assert common is not None
         # Sums depend on the number of threads that share them, so it is the same everywhere.
         torch.set_num_threads(1)
-        self._common = common
+        self._common, self._folder = common, common.folder
+        self._opened = contextlib.ExitStack()
+        if common.store is not None:
+            self._folder = self._opened.enter_context(replica.temporary(common.store))
         shipped: ShippedTask = ray.get(common.reference[0])
         device = torch.device(common.device)
         self._task = shipped.unpacked(device)
@@ -117,8 +123,8 @@ class NetworkTrial(tune.Trainable):
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Copies the newest snapshot, which describes itself, and says which one it is."""
         network = self._network
-        newest = _snapshots(self._common.folder, network)[-1]
-        checkpoint.copy(self._common.folder / "snapshots" / network / newest, Path(checkpoint_dir))
+        newest = _snapshots(self._folder, network)[-1]
+        checkpoint.copy(self._folder / "snapshots" / network / newest, Path(checkpoint_dir))
         origin = {"parent": f"{network}/{newest}", "clock": self._clock()}
         Path(checkpoint_dir, ORIGIN).write_text(json.dumps(origin), encoding="utf-8")
 
@@ -128,7 +134,7 @@ class NetworkTrial(tune.Trainable):
         origin = json.loads(Path(checkpoint_dir, ORIGIN).read_text(encoding="utf-8"))
         network, _, _ = str(origin["parent"]).partition("/")
         self._origin = None if network == self._network else origin
-        place = self._common.folder / "snapshots" / str(origin["parent"])
+        place = self._folder / "snapshots" / str(origin["parent"])
         if not place.exists():
             shutil.copytree(checkpoint_dir, place, ignore=shutil.ignore_patterns(ORIGIN, ".*"))
 
@@ -136,6 +142,7 @@ class NetworkTrial(tune.Trainable):
         self._close_life()
         if self._pool is not None:
             self._pool.close()
+        self._opened.close()
 
     # --- one life
 
@@ -145,7 +152,8 @@ class NetworkTrial(tune.Trainable):
         config = build(self._common.config.model_dump(), birth["settings"])
         if self._origin is not None:
             parent, config = str(self._origin["parent"]), _remainder(config, int(self._origin["clock"]))
-        begun = read_table(self._common.folder, network).slice(0, 1).to_pylist()
+        replica.refresh(self._folder, network)
+        begun = read_table(self._folder, network).slice(0, 1).to_pylist()
         if begun:
             # A life that has begun keeps its settings, whoever suggested them; how it is recorded is no part of them.
             kept = Config.model_validate_json(begun[0]["config"])
@@ -153,7 +161,7 @@ class NetworkTrial(tune.Trainable):
         plugins.check(config)
         self._config, self._parent = config, parent
         generation = int(birth["generation"])
-        return self._common.begin(config, self._task, self._common.folder, network, generation, parent, self._runner)
+        return self._common.begin(config, self._task, self._folder, network, generation, parent, self._runner)
 
     @property
     def _network(self) -> str:
@@ -162,7 +170,7 @@ class NetworkTrial(tune.Trainable):
     def _clock(self) -> int:
         """Cycles behind this network and those that it was copied from, by the newest snapshot."""
         before = self._common.config.growth.cycles - self._config.growth.cycles
-        return before + int(_snapshots(self._common.folder, self._network)[-1])
+        return before + int(_snapshots(self._folder, self._network)[-1])
 
     def _judged(self, update: Mapping[str, Any]) -> dict[str, float]:
         """What ASHA and PBT go by."""

@@ -20,8 +20,10 @@ Recipe = Annotated[
 ]
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One setting, such as a.b=c.")]
 Seed = Annotated[int | None, typer.Option(help="Every random number follows from it.")]
-Out = Annotated[Path, typer.Option(help="Folder of runs.")]
-OutSetting = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Folder of runs. Default: runs.")]
+Out = Annotated[str, typer.Option(metavar="DIR", help="Folder of runs, or s3://BUCKET/PREFIX.")]
+OutSetting = Annotated[
+    str | None, typer.Option("--out", metavar="DIR", help="Folder of runs, or s3://BUCKET/PREFIX. Default: runs.")
+]
 Name = Annotated[str | None, typer.Option(help="Of the run. Default: task and time.")]
 Workers = Annotated[int | None, typer.Option(help="Trial workers of each network; 0: in its own process.")]
 Address = Annotated[
@@ -41,12 +43,12 @@ From = Annotated[
     str | None,
     typer.Option("--from", metavar="RUN[:NETWORK/SNAPSHOT]", help="Go on from a network of an earlier run: its best."),
 ]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or its folder.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, its folder, or its address.")]
 Within = Annotated[int | None, typer.Option("--max-parameters", help="The best network of at most so many parameters.")]
 
 
 def settings(
-    file: Path | None, assign: list[str] | None, seed: int | None, out: Path | None, name: str | None,
+    file: Path | None, assign: list[str] | None, seed: int | None, out: str | None, name: str | None,
     workers: int | None, budget: str | None, epochs: float | None, device: str | None, data: Path | None,
     target: str | None, task: str | None, recipe: str | None = None, under: Mapping[str, Any] | None = None,
     address: str | None = None,

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from evo import front as fronts
+from evo import replica, run_folder
 from evo.books import decisions
 from evo.recorder import read_events
+from evo.storage import is_remote
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,12 +73,12 @@ class Run:
         self.info = info
 
     def __repr__(self) -> str:
-        return f"Run({str(self.folder)!r})"
+        return f"Run({self.address!r})"
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
-        """Raises RunError where the folder is missing or holds no run."""
-        folder = Path(path)
+        """Raises RunError where the folder is missing or holds no run. path: a folder, or an address in a bucket."""
+        folder = run_folder.find(path) if is_remote(path) else Path(path)
         cure = "write the folder of a run, as `evo runs` lists them"
         if not folder.is_dir():
             raise RunError(f"run: there is no folder {str(folder)!r}; {cure}")
@@ -89,6 +91,11 @@ class Run:
         if not isinstance(info, dict) or info.get("kind") not in ("grow", "search"):
             raise RunError(f"run: {str(folder / 'run.json')!r} should be an object with kind grow or search; {cure}")
         return cls(folder, info)
+
+    @property
+    def address(self) -> str:
+        """What names it: its folder, or where it lies in a bucket."""
+        return replica.address(self.folder)
 
     @property
     def name(self) -> str:
@@ -230,7 +237,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """What --json prints: plain values only."""
         return {
-            "run": str(self.folder),
+            "run": self.address,
             "front": [_record(entry) for _, entry in self.front.iterrows()],
             "decisions": [_record(decision) for _, decision in self.decisions.iterrows()],
             "seconds": round(self.seconds, 3),

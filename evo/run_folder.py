@@ -12,14 +12,15 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from evo import faults
+from evo import faults, lease, replica
 from evo.config import Config, ConfigError
+from evo.storage import below, is_remote
 
 DISTRIBUTIONS = (
     "meristem", "torch", "numpy", "scipy", "scikit-learn", "ray", "optuna", "pandas", "pyarrow", "mlflow", "pydantic",
@@ -32,8 +33,11 @@ def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
     """A new run's folder with its run.json, and the config with its name filled in.
 
     The folder is built under a dot-name and renamed, so whoever sees it sees all of it, and of two runs that want one
-    name only one gets it. Raises ConfigError where a name that was asked for is taken or is no name.
+    name only one gets it. In a bucket run.json is what only one gets, and the folder is this machine's replica. Raises
+    ConfigError where a name that was asked for is taken or is no name.
     """
+    if is_remote(config.out):
+        return _create_remote(kind, config, more)
     faults.point("run.begin")
     out = Path(config.out)
     wanted = checked_name(config.name) if config.name is not None else _name_of(config.task)
@@ -56,10 +60,7 @@ def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
             _sync(out)
             faults.point("run.written")
             return out / name, named
-        raise ConfigError(
-            f"name: expected one that is free, but {str(out / wanted)!r} is there already; "
-            f"write another --name, or go on with `evo resume {wanted}`"
-        )
+        raise _taken(str(out / wanted), wanted)
     except (OSError, ConfigError):
         shutil.rmtree(draft, ignore_errors=True)
         _remove_empty(out, parents_before)
@@ -68,6 +69,8 @@ def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
 
 def amend(folder: Path, info: Mapping[str, Any]) -> None:
     """Puts another run.json in the place of a run's, whole or not at all. Call it while the run is `locked`."""
+    if (held := replica.of(folder)) is not None:
+        held.store.replace(replica.INFO, _json(info))
     draft = folder / f".run.json.{os.getpid()}"
     try:
         _write(draft, info)
@@ -77,6 +80,26 @@ def amend(folder: Path, info: Mapping[str, Any]) -> None:
         raise
     _sync(folder)
     faults.point("run.amended")
+
+
+def _create_remote(kind: str, config: Config, more: Mapping[str, Any]) -> tuple[Path, Config]:
+    wanted = checked_name(config.name) if config.name is not None else _name_of(config.task)
+    for attempt in range(1, 1000 if config.name is None else 2):
+        named = config.model_copy(update={"name": wanted if attempt == 1 else f"{wanted}-{attempt}"})
+        assert named.name is not None
+        folder = replica.claim(config.out, named.name, _json({**describe(kind, named), **more}))
+        if folder is not None:
+            faults.point("run.written")
+            return folder, named
+    uri = below(config.out, wanted)
+    raise _taken(uri, uri)
+
+
+def _taken(place: str, run: str) -> ConfigError:
+    return ConfigError(
+        f"name: expected one that is free, but {place!r} is there already; "
+        f"write another --name, or go on with `evo resume {run}`"
+    )
 
 
 def describe(kind: str, config: Config) -> dict[str, Any]:
@@ -95,7 +118,18 @@ def describe(kind: str, config: Config) -> dict[str, Any]:
 
 
 def find(run: str | os.PathLike[str], out: str | os.PathLike[str] = "runs") -> Path:
-    """The folder of a run, given that folder or its name under `out`. Raises ConfigError where there is none."""
+    """The folder of a run, given that folder or its name under `out`; of one in a bucket, an up-to-date replica.
+
+    Raises ConfigError where there is none, and StorageError for a bucket that cannot be read.
+    """
+    if (uri := replica.remote(run, out)) is not None:
+        found = replica.opened(uri)
+        if found is None:
+            above, name = replica.split(uri)
+            close = difflib.get_close_matches(name, replica.names(above), n=1)
+            cure = f"write {close[0]}" if close else f"`evo runs --out '{above}'` lists those that are"
+            raise ConfigError(f"run: there is no run {name!r} in {above!r}; {cure}")
+        return found
     for folder in (Path(run), Path(out) / run):
         if (folder / "run.json").exists():
             return folder
@@ -106,15 +140,21 @@ def find(run: str | os.PathLike[str], out: str | os.PathLike[str] = "runs") -> P
 
 
 def folders(out: str | os.PathLike[str] = "runs") -> list[Path]:
-    """Every folder of a run under `out`, by name."""
+    """Every folder of a run under `out`, by name; of a bucket, up-to-date replicas."""
+    if is_remote(out):
+        held = (replica.opened(below(out, name)) for name in replica.names(str(out)))
+        return [folder for folder in held if folder is not None]
     if not Path(out).is_dir():
         return []
     return sorted(f for f in Path(out).iterdir() if not f.name.startswith(".") and (f / "run.json").is_file())
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keeps a second process from working on the same run. Ends with the process, however that ends."""
+def locked(folder: Path) -> Iterator[Callable[[], None]]:
+    """Keeps a second process from working on the same run. Ends with the process, however that ends.
+
+    What it gives raises ConfigError once another process has taken the run over, as may happen in a bucket.
+    """
     with (folder / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -123,12 +163,18 @@ def locked(folder: Path) -> Iterator[None]:
                 f"run: expected {folder.name} to be at rest, but another process is at work on it; "
                 "wait for that one, or stop it with Ctrl-C"
             ) from None
-        yield
+        found = replica.of(folder)
+        if found is None:
+            yield lambda: None
+            return
+        with lease.held(found.store) as mine:
+            yield mine.check
 
 
 def discard(folder: Path) -> None:
     """Removes the folder of a run that came to nothing: one without a single event."""
     if not any((folder / "events").glob("*.parquet")):
+        replica.discard(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -181,12 +227,15 @@ def _name_of(task: str) -> str:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2)
-        file.write("\n")
+    with path.open("wb") as file:
+        file.write(_json(content))
         file.flush()
         os.fsync(file.fileno())
     _sync(path.parent)
+
+
+def _json(content: Mapping[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
 
 
 def _sync(folder: Path) -> None:

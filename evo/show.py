@@ -36,7 +36,7 @@ def print_front(run: Run, to: Console | None = None) -> None:
     to = to or console()
     front = run.front
     if not len(front):
-        to.print(_cell(f"{run.folder}: no snapshot was saved yet, so there is no front"))
+        to.print(_cell(f"{run.address}: no snapshot was saved yet, so there is no front"))
         return
     quality = "r2" if "r2" in front else "accuracy"
     title = "R²" if quality == "r2" else quality
@@ -57,18 +57,18 @@ def print_front(run: Run, to: Console | None = None) -> None:
         _add(table, [*(_figure(column, entry[column]) for column in present), name], "bold" if chosen else "")
     _head(
         to,
-        f"Front of {run.folder}: nats a sample, on validation data"
+        f"Front of {run.address}: nats a sample, on validation data"
         + ("" if run.test is None else "; test data beside"),
     )
     to.print(table)
 
 
-def all_runs(out: Path) -> list[dict[str, Any]]:
+def all_runs(out: str | Path) -> list[dict[str, Any]]:
     """Every run in a folder with its best figures; an unreadable one with what ails it."""
     return [_told(folder) for folder in run_folder.folders(out)]
 
 
-def print_runs(rows: Sequence[dict[str, Any]], out: Path, to: Console | None = None) -> None:
+def print_runs(rows: Sequence[dict[str, Any]], out: str | Path, to: Console | None = None) -> None:
     """The runs of a folder, one line each."""
     to = to or console()
     if not rows:

@@ -18,7 +18,7 @@ import ray
 import torch
 from ray import tune
 
-from evo import causes, cluster, live, placement, ray_metrics, schedulers
+from evo import causes, cluster, live, placement, ray_metrics, replica, schedulers
 from evo.census import Census
 from evo.config import Config, ConfigError
 from evo.network_trial import Begin, Common, NetworkTrial, grower
@@ -86,7 +86,11 @@ def _run(
     price = economy.price(1.0, len(task.splits["train"]), config.economy.price, config.economy.final_price)
     plan = schedulers.plan(config, task, census, price)
     data = (ray.put(ShippedTask.of(task)),)
-    common = Common(config, census.folder, data, device.type, config.workers, room.bundle(), price, begin)
+    found = replica.of(census.folder)
+    common = Common(
+        config, census.folder, data, device.type, config.workers, room.bundle(), price, begin,
+        None if found is None else found.store.uri,
+    )  # fmt: skip
     claim = tune.PlacementGroupFactory(room.bundles(), strategy=room.strategy)
     with tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
         tune.Tuner(

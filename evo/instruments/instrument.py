@@ -35,6 +35,7 @@ from evo.instruments.shelf import JOBS, Shelf
 from evo.instruments.tables import Column
 from evo.report import png
 from evo.stopping import Interrupted, Stop
+from evo.storage import is_remote
 from evo.task import Task
 from evo.workers import device_of
 
@@ -141,6 +142,8 @@ def _crew(folder: Path, workers: int, device: torch.device, told: Told, pulse: C
 def _folder(request: Request, task: Task) -> Path:
     """A folder that holds this request, new or as an earlier command left it."""
     config, asked = request.config, request.to_json()
+    if is_remote(config.out):
+        raise ConfigError(f"out: expected a folder of this machine, got {config.out!r}; write --out DIR")
     out = Path(config.out)
     words = [request.kind, str(request.options.get("group", "")), config.task]
     usual = re.sub(r"[^A-Za-z0-9]+", "-", "-".join(filter(None, words))).strip("-")

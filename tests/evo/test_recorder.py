@@ -110,7 +110,7 @@ def test_a_file_of_a_newer_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "events" / "n000-000000.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"schema_version": "99"}), path)
-    with pytest.raises(RecordError, match=r"n000-000000.parquet: expected event schema 2 or older, got 99"):
+    with pytest.raises(RecordError, match=r"n000-000000.parquet: expected event schema 3 or older, got 99"):
         read_events(tmp_path)
 
 
@@ -128,7 +128,7 @@ def test_columns_that_an_older_file_lacks_are_empty(tmp_path: Path) -> None:
 
 
 def test_a_run_begun_under_the_first_schema_goes_on(tmp_path: Path) -> None:
-    added = ["phase", "credits_unit", "analyzer", "measure", "value", "value_se", "unit", "operations"]
+    added = ["phase", "credits_unit", "analyzer", "measure", "value", "value_se", "unit", "operations", "stored"]
     Recorder(tmp_path, "n000").commit(cycle(0))
     path = tmp_path / "events" / "n000-000000.parquet"
     table = pq.read_table(path).drop_columns(added)

@@ -1,0 +1,242 @@
+"""Replicas: a run in a bucket is worked on in a folder of this machine, of which the bucket holds the truth.
+
+Whoever works on such a run has a folder of its own: the driver and every reader one under the cache folder, each
+network's process a temporary one. Events and snapshots are in the bucket before they count; what a folder lacks is
+fetched. Everything that takes a run's folder therefore takes a replica's; this table alone knows which are such.
+
+In the bucket, under OUT/NAME: run.json and every file of events by a creation that only the first writer wins; of each
+snapshot, `snapshots/NETWORK/SNAPSHOT/ATTEMPT/`, where ATTEMPT is what the event of that snapshot says in `stored`, so
+that no attempt ever writes over another's; `report/`; and `lease/`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import tempfile
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from evo.config import ConfigError
+from evo.storage import StorageError, Store, below, is_remote, open_store, replace_file
+
+INFO = "run.json"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """out: address of the folder of runs. store: of this run alone."""
+
+    folder: Path
+    out: str
+    store: Store
+
+
+_attached: dict[str, Replica] = {}
+
+
+def of(folder: Path) -> Replica | None:
+    """What this folder is a replica of; None for a run that lies in it."""
+    return _attached.get(os.path.realpath(folder)) if _attached else None
+
+
+def address(folder: Path) -> str:
+    """What a user writes to name the run that is worked on in this folder."""
+    found = of(folder)
+    return str(folder) if found is None else found.store.uri
+
+
+def attach(folder: Path, uri: str) -> Replica:
+    """Makes a folder the replica of the run at this address, for this process."""
+    found = Replica(Path(folder), split(uri)[0], open_store(uri))
+    _attached[os.path.realpath(folder)] = found
+    return found
+
+
+@contextlib.contextmanager
+def temporary(uri: str) -> Iterator[Path]:
+    """A replica for one process of a cluster, gone with the block."""
+    with tempfile.TemporaryDirectory(prefix="evo-replica-") as folder:
+        attach(Path(folder), uri)
+        try:
+            yield Path(folder)
+        finally:
+            _attached.pop(os.path.realpath(folder), None)
+
+
+def split(uri: str) -> tuple[str, str]:
+    """The address of a run as that of its folder of runs, and its name."""
+    parts = urllib.parse.urlsplit(uri)
+    above, _, name = parts.path.rstrip("/").rpartition("/")
+    return parts._replace(path=above).geturl(), urllib.parse.unquote(name)
+
+
+def home(out: str) -> Path:
+    """Where the replicas of a folder of runs lie on this machine: under MERISTEM_CACHE, or the user's cache folder."""
+    given = os.environ.get("MERISTEM_CACHE")
+    base = Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meristem"
+    parts = urllib.parse.urlsplit(out)
+    told = f"{parts.netloc}{parts.path}".strip("/").replace("/", "-")
+    digest = hashlib.sha256(f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}?{parts.query}".encode())
+    return base / "runs" / f"{told[:60]}-{digest.hexdigest()[:12]}"
+
+
+def claim(out: str, name: str, info: bytes) -> Path | None:
+    """The replica of a new run of this name; None where one bears it already."""
+    uri = below(out, name)
+    if not open_store(uri).create(INFO, info):
+        return None
+    folder = _fresh(home(out) / name)
+    attach(folder, uri)
+    _put(folder, INFO, info)
+    return folder
+
+
+def opened(uri: str) -> Path | None:
+    """The replica of the run at an address, up to date; None where there is no run."""
+    out, name = split(uri)
+    if not name:
+        raise ConfigError(f"run: expected the address of a run, got {uri!r}; write for example s3://bucket/runs/NAME")
+    folder = home(out) / name
+    try:
+        info = open_store(uri).read(INFO)
+    except FileNotFoundError:
+        return None
+    # Another run may have borne this name before.
+    if not (folder / INFO).is_file() or (folder / INFO).read_bytes() != info:
+        _fresh(folder)
+    found = attach(folder, uri)
+    _put(folder, INFO, info)
+    refresh(folder)
+    for file in found.store.names("report/"):
+        fetch_file(found, file)
+    return folder
+
+
+def names(out: str) -> list[str]:
+    """Of the runs in a folder of runs."""
+    ends = (name.partition("/") for name in open_store(out).names())
+    return sorted({run for run, _, rest in ends if rest == INFO})
+
+
+def refresh(folder: Path, network: str | None = None) -> None:
+    """Fetches the events that a replica lacks, of one network or of all; any other folder lacks none."""
+    found = of(folder)
+    if found is None:
+        return None
+    for _ in range(10):
+        try:
+            return _fetch_events(found, network)
+        except FileNotFoundError:
+            continue  # a compaction removed it between listing and reading: what it held is in the newest one
+    raise StorageError(f"{found.store.uri}: its events come and go while they are read; try again")
+
+
+def _fetch_events(replica: Replica, network: str | None) -> None:
+    numbers: dict[str, list[int]] = {}
+    for name in replica.store.names("events/" if network is None else f"events/{network}-"):
+        whose, number = _commit_of(name)
+        if whose is not None and network in (None, whose):
+            numbers.setdefault(whose, []).append(number)
+    for whose, stored in numbers.items():
+        held = {number for path in (replica.folder / "events").glob(f"{whose}-*.parquet")
+                if (number := _commit_of(f"events/{path.name}")[1]) >= 0}  # fmt: skip
+        newest = max(stored)
+        missing = sorted(set(stored) - held, reverse=True)
+        # Where earlier ones are in neither place, the newest one has come to hold them.
+        if newest not in missing and len(stored) <= newest and len(held | set(stored)) <= newest:
+            missing.insert(0, newest)
+        # The oldest first: a reader walks back from the newest, and must miss none in between.
+        fetched = [(number, replica.store.read(_event_file(whose, number))) for number in missing]
+        for number, data in reversed(fetched):
+            _put(replica.folder, _event_file(whose, number), data)
+
+
+def fetch_file(replica: Replica, name: str) -> None:
+    """One file as it is in the store. Raises FileNotFoundError."""
+    _put(replica.folder, name, replica.store.read(name))
+
+
+def push(folder: Path, part: str) -> None:
+    """Puts the files under `part` of a replica's folder ("report/") into the store."""
+    found = of(folder)
+    if found is None:
+        return
+    for path in sorted((folder / part).rglob("*")):
+        if path.is_file() and not path.name.startswith("."):
+            found.store.replace(str(path.relative_to(folder)), path.read_bytes())
+
+
+def push_compacted(folder: Path) -> None:
+    """Has the store hold the same files of events as a compacted replica. Killed anywhere, it may be done again."""
+    found = of(folder)
+    if found is None:
+        return
+    kept = {f"events/{path.name}" for path in (folder / "events").glob("*.parquet") if not path.name.startswith(".")}
+    stored = found.store.names("events/")
+    compacted = {_commit_of(name)[0] for name in stored if name not in kept}
+    for name in sorted(kept):
+        if _commit_of(name)[0] in compacted:
+            found.store.replace(name, (folder / name).read_bytes())
+    for name in stored:
+        whose, number = _commit_of(name)
+        if name not in kept and any(_commit_of(k)[0] == whose and _commit_of(k)[1] > number for k in kept):
+            found.store.remove(name)
+
+
+def discard(folder: Path) -> None:
+    """Removes a run that came to nothing from its store."""
+    found = of(folder)
+    if found is not None and not found.store.names("events/"):
+        _attached.pop(os.path.realpath(folder))
+        for name in found.store.names():
+            found.store.remove(name)
+
+
+def _commit_of(name: str) -> tuple[str | None, int]:
+    """Network and number of a file of events; (None, -1) for any other name."""
+    network, _, number = name.removeprefix("events/").removesuffix(".parquet").rpartition("-")
+    whole = name.endswith(".parquet") and network and "/" not in network and number.isdigit()
+    return (network, int(number)) if whole else (None, -1)
+
+
+def _event_file(network: str, number: int) -> str:
+    return f"events/{network}-{number:06d}.parquet"
+
+
+def _put(folder: Path, name: str, data: bytes) -> None:
+    path = folder / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
+            replace_file(path, data)
+    except OSError as error:
+        raise told(path, error) from error
+
+
+def told(path: Path, error: OSError) -> StorageError:
+    """What a machine says that cannot hold a replica."""
+    return StorageError(
+        f"{path}: the run's files cannot be written on this machine ({error.strerror or error}); free space, or name "
+        "another folder by MERISTEM_CACHE (for networks' processes TMPDIR), and resume the run"
+    )
+
+
+def _fresh(folder: Path) -> Path:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise told(folder, error) from error
+    return folder
+
+
+def remote(run: str | os.PathLike[str], out: str | os.PathLike[str]) -> str | None:
+    """The address of a run, given that or its name in a folder of runs; None where neither is in a bucket."""
+    if is_remote(run):
+        return str(run)
+    return below(str(out), str(run)) if is_remote(out) else None
