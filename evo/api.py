@@ -168,14 +168,14 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
 
 
 def carry_out(
-    kind: str, config: Config, task: Task, folder: Path | None, progress: Progress, stop: Stop | None = None
+    kind: str, config: Config, task: Task, folder: str | Path | None, progress: Progress, stop: Stop | None = None
 ) -> Run:
-    """A run in this process, from its folder on: a new one where `folder` is None. config: settled, all checks passed.
+    """A run in this process, from its folder or address on, a new one where that is None. config: settled and checked.
 
     stop: is asked at every safe point, where signals are not this process's to hear.
     """
     if folder is not None:
-        return _drive(kind, config, task, folder, progress, stop)
+        return _drive(kind, config, task, run_folder.find(folder), progress, stop)
     folder, config = run_folder.create(kind, config, data_sha256=fingerprint(task))
     try:
         return _drive(kind, config, task, folder, progress, stop)
@@ -192,7 +192,9 @@ def _carried_out(kind: str, config: Config, task: Task, folder: Path | None, pro
     from evo import remote
     from evo.run import Run
 
-    order = remote.Order(kind, config.model_copy(update={"address": None}), folder)
+    held = None if folder is None else replica.of(folder)
+    place = folder if held is None else held.store.uri
+    order = remote.Order(kind, config.model_copy(update={"address": None}), place)
     return Run.open(remote.carry_out(order, task, progress))
 
 
@@ -312,15 +314,16 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
         "kind": kind, "task": task.name, "seed": config.seed,
         "networks": config.search.networks if kind == "search" else lives, "cycles": cycles,
     }  # fmt: skip
+    place = replica.address(folder)
     at = {**plan, "stage": "running", "until": None if config.budget is None else time.time() + config.budget}
     with (
         run_folder.locked(folder) as check,
         _one_thread(),
         asked or Stop(lambda: progress(patience)) as stop,
-        live.beating(folder, live.DRIVER, lambda: {**at, "stopping": stop.asked is not None}, config.record.heartbeat),
+        live.beating(place, live.DRIVER, lambda: {**at, "stopping": stop.asked is not None}, config.record.heartbeat),
     ):
-        progress({"stage": "start", "run": replica.address(folder), **plan})
-        live.clear(folder)
+        progress({"stage": "start", "run": place, **plan})
+        live.clear(place)
         origins.bring(folder, config)
         watch = _Watch(progress, stop, deadline, check)
         with _mirrored(folder, config):

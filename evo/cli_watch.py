@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,7 @@ Interval = Annotated[float, typer.Option(metavar="SECONDS", help="Between two lo
 
 
 @plainly
-def status(run: RunName, out: Out = Path("runs"), as_json: Json = False) -> None:
+def status(run: RunName, out: Out = "runs", as_json: Json = False) -> None:
     """Tell how a run is doing: networks, machines, candidates, failures, time left."""
     from rich.console import Console
 
@@ -36,7 +35,7 @@ def status(run: RunName, out: Out = Path("runs"), as_json: Json = False) -> None
 
 
 @plainly
-def watch(run: RunName, out: Out = Path("runs"), interval: Interval = 2.0) -> None:
+def watch(run: RunName, out: Out = "runs", interval: Interval = 2.0) -> None:
     """Follow a run until it has finished; Ctrl-C ends the watching, never the run."""
     if interval < 1:
         raise ValueError(f"--interval: expected 1 second or more, got {interval:g}; write --interval 2")
@@ -84,7 +83,7 @@ def _as_lines(watcher: Watcher, interval: float) -> None:
         time.sleep(interval)
 
 
-def _watcher(run: str, out: Path) -> Watcher:
+def _watcher(run: str, out: str) -> Watcher:
     from evo import run_folder
     from evo.run import Run
     from evo.status import Watcher

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo import events, faults, live, stored_snapshots
+from evo import events, faults, live, replica, stored_snapshots
 from evo.birth import seeded
 from evo.config import Config
 from evo.cycle import born, figures, run_cycle
@@ -140,7 +140,9 @@ class Grower:
 
         also: told what `live.Beat` tells. lost: called for every worker of its trials that was lost.
         """
-        self._beat = live.of_network(self.folder, self.vitals, self.config.record.heartbeat, also, lost)
+        self._beat = live.of_network(
+            replica.address(self.folder), self.vitals, self.config.record.heartbeat, also, lost
+        )
 
     def close(self) -> None:
         """Ends the signs of life. Nothing else is open between cycles."""

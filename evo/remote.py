@@ -36,18 +36,18 @@ NAMESPACE = "evo"
 
 @dataclass(frozen=True)
 class Order:
-    """folder: of the run to go on with; None: a new one."""
+    """folder: of the run to go on with, or its address in a bucket; None: a new one."""
 
     kind: str
     config: Config
-    folder: Path | None
+    folder: str | Path | None
 
 
 @dataclass(frozen=True)
 class End:
-    """How a run ended: in its folder, or by an error. stopped: the signal that was obeyed, where one was."""
+    """How a run ended: in its folder (its address), or by an error. stopped: the signal that was obeyed, if one was."""
 
-    folder: Path | None
+    folder: str | None
     error: Exception | None = None
     message: str = ""
     stopped: int | None = None
@@ -89,7 +89,7 @@ class Driver:
         try:
             task = data.unpacked(torch.device("cpu"))
             run = api.carry_out(order.kind, order.config, task, order.folder, self._tell, self._stop)
-            end = End(run.folder)
+            end = End(run.address)
         except Interrupted as stopped:
             end = End(None, None, str(stopped), stopped.signum)
         except BaseException as error:
@@ -107,8 +107,8 @@ class Driver:
             self._news.notify_all()
 
 
-def carry_out(order: Order, task: Task, progress: Progress) -> Path:
-    """Has the head do it and follows to the end; the folder of the run.
+def carry_out(order: Order, task: Task, progress: Progress) -> str:
+    """Has the head do it and follows to the end; the folder of the run, or its address.
 
     Ctrl-C stops the run at its next safe point and waits for that; a second one leaves it to get there alone. Raises
     what the run raised, and ConfigError where its driver was lost.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evo import live, machine
+from evo import live, machine, replica
 from evo.population import name_of
 from evo.progress import spoken
 from evo.recorder import networks, read_table
@@ -166,13 +166,15 @@ class Watcher:
     def look(self) -> Status:
         """Raises RecordError or StorageError where the run cannot be read."""
         folder, run = self._run.folder, self._run
-        beats = live.beats(folder)
+        place = replica.address(folder)
+        beats = live.beats(place)
+        replica.refresh(folder)
         for network in networks(folder):
             known = self._known.setdefault(network, _Known())
             for row in read_table(folder, network, known.next_seq).select(_READ).to_pylist():
                 known.hear(row)
                 known.next_seq = int(row["seq"]) + 1
-        self._failures |= live.failures(folder, frozenset(self._failures))
+        self._failures |= live.failures(place, frozenset(self._failures))
         ages = {name: self._age(name, beat) for name, beat in beats.items()}
         driver = beats.get(live.DRIVER, {})
         wanted = int(run.setting("search", "networks") or 1) if run.info["kind"] == "search" else 1
@@ -182,7 +184,7 @@ class Watcher:
         state, said = self._state(found, driver, ages.get(live.DRIVER))
         left, left_said = time_left(found, state, driver, self._wall())
         return Status(
-            run=str(folder), name=run.name, kind=str(run.info["kind"]), task=str(run.info.get("task", "")),
+            run=place, name=run.name, kind=str(run.info["kind"]), task=str(run.info.get("task", "")),
             seed=int(run.info.get("seed") or 0), state=state, said=said, networks=found, wanted=wanted,
             hosts=_hosts(beats, ages), failures=self._told_failures(), left=left, left_said=left_said,
             time=self._wall(),
@@ -231,7 +233,7 @@ class Watcher:
         return NetworkState(**figures, state="alive", said=str(beat.get("phase", "")), left=left)
 
     def _state(self, found: tuple[NetworkState, ...], driver: Mapping[str, Any], age: float | None) -> tuple[str, str]:
-        resume = f"`evo resume {self._run.folder}` goes on"
+        resume = f"`evo resume {self._run.address}` goes on"
         if age is not None and driver:
             if (gone := silence(driver, age)) is not None:
                 return "silent", f"{gone}; {resume}"

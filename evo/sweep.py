@@ -133,7 +133,7 @@ class Listener(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         network = trial.config["birth"]["network"]
         cause = causes.of(_last_error(trial))
-        live.failure(self._census.folder, network, cause, "it goes on from its last commit")
+        live.failure(replica.address(self._census.folder), network, cause, "it goes on from its last commit")
         ray_metrics.failed(Path(self._census.folder).name, network)
         self._census.note(f"{network}'s process died ({cause}); it goes on from its last commit")
 
@@ -144,7 +144,7 @@ class Listener(tune.Callback):
             self._census.broken = self._census.broken or RuntimeError(told)
             return
         network = trial.config["birth"]["network"]
-        live.failure(self._census.folder, network, causes.of(_last_error(trial)), "given up")
+        live.failure(replica.address(self._census.folder), network, causes.of(_last_error(trial)), "given up")
         self._census.end(network, "failed", f"its process died {trial.num_failures} times")
 
 
