@@ -150,7 +150,7 @@ def _from(start: Run | str | os.PathLike[str] | None, settings: Mapping[str, Any
         return settings
     return {
         **settings,
-        "network.parent": os.fspath(start) if isinstance(start, str | os.PathLike) else str(start.folder),
+        "network.parent": os.fspath(start) if isinstance(start, str | os.PathLike) else str(start.address),
     }
 
 

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evo import run_folder
+from evo import run_folder, stored_snapshots
 from evo.config import Config, ConfigError
+from evo.storage import is_remote
 
 if TYPE_CHECKING:
     from evo.task import Task
@@ -84,7 +85,8 @@ def settled(config: Config, task: Task) -> Config:
             f"network.parent: run {run.name} has no snapshot {origin.network}/{origin.snapshot}; write one of "
             f"{_some(shots)}, or {origin.run} alone for its best"
         )
-    origin = Origin(_absolute(run.folder), origin.network, origin.snapshot)
+    place = run.address if is_remote(run.address) else _absolute(run.folder)
+    origin = Origin(place, origin.network, origin.snapshot)
     check_fit(_load(origin), origin, task, config)
     written = f"{origin.run}:{origin.network}/{origin.snapshot}"
     return config.model_copy(update={"network": config.network.model_copy(update={"parent": written})})
@@ -97,12 +99,16 @@ def bring(folder: Path, config: Config) -> None:
     from search_spaces import checkpoint
 
     origin = Origin.read(config.network.parent)
+    network, _, snapshot = origin.place.partition("/")
+    stored_snapshots.fetch(folder, network, snapshot)
     target = Path(folder) / "snapshots" / origin.place
     if target.is_dir():
+        stored_snapshots.push_origin(folder, network, snapshot)
         return
     found = _load(origin)
     lineage = [entry if "." in entry.partition("/")[0] else f"{origin.name}.{entry}" for entry in found.lineage]
     checkpoint.save(target, found.network, found.state, found.extra, lineage, packed=True)
+    stored_snapshots.push_origin(folder, network, snapshot)
 
 
 def check_fit(found: Checkpoint, origin: Origin, task: Task, config: Config) -> None:
@@ -130,7 +136,7 @@ def _load(origin: Origin) -> Checkpoint:
     from search_spaces import checkpoint
 
     try:
-        return checkpoint.load(snapshot_folder(Path(origin.run), origin.network, origin.snapshot))
+        return checkpoint.load(snapshot_folder(run_folder.find(origin.run), origin.network, origin.snapshot))
     except checkpoint.CheckpointError as err:
         raise ConfigError(f"network.parent: {err}") from err
 

@@ -14,6 +14,9 @@ from evo.recorder import read_table
 from evo.replica import Replica
 from search_spaces.checkpoint import LONGEST
 
+ORIGIN = "origin"
+"""The attempt of a snapshot that was brought from another run."""
+
 HEAD = "blueprint.json"
 """Says which other files count, so it is written last and read first."""
 
@@ -29,6 +32,17 @@ def push(folder: Path, network: str, snapshot: str, between: Callable[[str], Non
         found.store.replace(f"snapshots/{network}/{snapshot}/{attempt}/{path.name}", path.read_bytes())
         between(f"stored.{path.stem}")
     return attempt
+
+
+def push_origin(folder: Path, network: str, snapshot: str) -> None:
+    """Puts into the store what a run goes on from: it came from another run, so no event of this one says where."""
+    found = replica.of(folder)
+    if found is None:
+        return
+    prefix = f"snapshots/{network}/{snapshot}/{ORIGIN}/"
+    if f"{prefix}{HEAD}" not in found.store.names(prefix):
+        for path in _files(folder / "snapshots" / network / snapshot):
+            found.store.replace(f"{prefix}{path.name}", path.read_bytes())
 
 
 def drop(folder: Path, network: str, snapshot: str, attempt: str | None) -> None:
@@ -55,10 +69,10 @@ def fetch(folder: Path, network: str, snapshot: str) -> None:
         stored = _stored(folder, network)
     wanted: str | None = snapshot
     for _ in range(LONGEST):
-        if wanted is None or wanted not in stored or (home / wanted).is_dir():
+        if wanted is None or (home / wanted).is_dir():
             return
-        _fetch(found, network, wanted, stored[wanted])
-        wanted = _base(home / wanted)
+        _fetch(found, network, wanted, stored.get(wanted, ORIGIN))
+        wanted = _base(home / wanted) if (home / wanted).is_dir() else None
 
 
 def _fetch(found: Replica, network: str, snapshot: str, attempt: str) -> None:
@@ -94,7 +108,7 @@ def tidy(folder: Path, stay: Collection[tuple[str, str]]) -> None:
         for snapshot, attempt in _stored(folder, network).items():
             if (network, snapshot) in stay:
                 stays[f"snapshots/{network}/{snapshot}/{attempt}/"] = folder / "snapshots" / network / snapshot
-    kept = {name for name in stored if name.rpartition("/")[0] + "/" in stays}
+    kept = {name for name in stored if name.rpartition("/")[0] + "/" in stays or f"/{ORIGIN}/" in name}
     for prefix, home in stays.items():
         if not home.is_dir():
             continue  # as it was put there

@@ -267,6 +267,21 @@ def test_a_run_that_came_to_nothing_leaves_nothing(s3: S3, monkeypatch: pytest.M
     assert open_store(s3.uri("/nothing")).names() == []
 
 
+def test_a_run_goes_on_from_a_run_in_a_bucket_and_gets_more_of_it(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evo.report.write", lambda run, task=None: None)
+    first = grown(s3.uri("/origin"))
+    local = grown(str(tmp_path / "runs"), name="b", **{"network.parent": s3.uri("/origin/a")})
+    remote = grown(s3.uri("/origin"), name="b", **{"network.parent": first.address})
+    assert same(local.folder, remote.folder) == []
+    monkeypatch.setenv("MERISTEM_CACHE", str(tmp_path / "another machine"))
+    longer = api.resume(s3.uri("/origin/b"), steps=60, cycles=1)
+    assert longer.finished
+    assert len(longer.networks) == 2
+    assert same(api.resume(local.folder, steps=60, cycles=1).folder, longer.folder) == []
+
+
 # --- leases
 
 
