@@ -135,8 +135,9 @@ def _load(origin: Origin) -> Checkpoint:
     from evo.front import snapshot_folder
     from search_spaces import checkpoint
 
+    home = run_folder.find(origin.run) if is_remote(origin.run) else Path(origin.run)
     try:
-        return checkpoint.load(snapshot_folder(run_folder.find(origin.run), origin.network, origin.snapshot))
+        return checkpoint.load(snapshot_folder(home, origin.network, origin.snapshot))
     except checkpoint.CheckpointError as err:
         raise ConfigError(f"network.parent: {err}") from err
 
