@@ -47,6 +47,9 @@ def record(work: Path, line: dict[str, Any]) -> None:
     with (work / RESULTS).open("a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps({**line, **machine()}) + "\n")
+    if "skipped" in line:
+        print(f"{line['number']:3} {line['kind']}: not struck, {line['skipped']}", flush=True)
+        return
     marks = {k: line[k] for k in ("lost", "doubled", "unequal", "drafts") if line.get(k)}
     print(f"{line['number']:3} {line['life']}: {line['kind']} at {line['where']}: {line['outcome']}"
           f"{f', {marks}' if marks else ''}{'' if line['clear'] else ', UNCLEAR'}", flush=True)  # fmt: skip
@@ -117,6 +120,10 @@ def on_ray(work: Path, numbers: Sequence[int]) -> None:
         record(work, fault_cluster.struck(work, number))
 
 
+def _numbers(text: str) -> list[int]:
+    return [int(word) for word in text.split(",")]
+
+
 @contextlib.contextmanager
 def shares(jobs: int) -> Iterator[int]:
     """This process as job 0, and so many more as forks; waits for them. Yields the number of the job."""
@@ -144,6 +151,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for runs and results")
     parser.add_argument("--from", dest="first", type=int, default=0)
     parser.add_argument("--to", dest="last", type=int, default=TOTAL, help="one beyond the last number")
+    parser.add_argument("--only", type=_numbers, help="these numbers, as 160,164,170")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=1e9, help="begin no further fault after so long")
     parser.add_argument("--again", action="store_true", help="also those that are recorded")
@@ -157,7 +165,8 @@ def main() -> None:
         return
     began = time.monotonic()
     done = {} if asked.again else recorded(asked.work)
-    left = [n for n in range(asked.first, min(asked.last, TOTAL)) if n not in done]
+    wanted = asked.only or range(asked.first, min(asked.last, TOTAL))
+    left = [n for n in wanted if n not in done]
     inside = [n for n in left if n < plan.IN_PROCESS]
     if inside:
         traces(asked.work)
