@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import fault_lives as lives
+from fault_table import revision
 
 from search_spaces.randomness import keyed
 
@@ -229,8 +230,8 @@ def _commits_of(whole: Path) -> int:
 
 def unbroken(work: Path, seed: int, nodes: bool) -> tuple[Path, float]:
     """A twin that nothing struck, and the seconds that it took in this scene. Lived once a folder of work."""
-    home = work / "unbroken-ray"
-    home.mkdir(exist_ok=True)
+    home = work / "unbroken-ray" / revision()
+    home.mkdir(parents=True, exist_ok=True)
     whole = home / f"{'nodes' if nodes else 'alone'}-{seed}"
     with (home / f".lock-{whole.name}").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

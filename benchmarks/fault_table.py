@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 from collections import defaultdict
@@ -82,8 +83,15 @@ def machine() -> dict[str, str]:
     """Where and of which revision a fault was struck, for its line."""
     return {
         "machine": f"{run_folder.processor()}, {len(os.sched_getaffinity(0))} cores",
-        "revision": (run_folder.git_revision() or "unknown")[:10],
+        "revision": revision(),
     }
+
+
+@functools.cache
+def revision() -> str:
+    """Of this program, as it was when this process began; `+` where it is not as committed."""
+    found = run_folder.git_revision() or "unknown"
+    return found[:10] + "+" * found.endswith("+")
 
 
 def _grouped(lines: Sequence[Line], title: str, by: Callable[[Line], str]) -> str:

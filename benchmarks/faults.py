@@ -29,7 +29,7 @@ from typing import Any
 import fault_forks as forks
 import fault_lives as lives
 import fault_plan as plan
-from fault_table import machine, write_table
+from fault_table import machine, revision, write_table
 
 RESULTS = "faults.jsonl"
 TOTAL = 200
@@ -62,7 +62,7 @@ def in_process(work: Path, numbers: Sequence[int]) -> None:
     for number in numbers:
         strike = wanted[number]
         out, scratch = work / f"at-{number:03d}", work / f"told-{number:03d}.json"
-        whole = work / "unbroken" / f"{strike.life}-{strike.seed}"
+        whole = work / "unbroken" / revision() / f"{strike.life}-{strike.seed}"
         lives.furnish(out, strike.life, store)
         life = lives.LIVES[strike.life]
         went = lambda: life(strike.seed, out)  # noqa: E731, B023
@@ -86,7 +86,7 @@ def in_process(work: Path, numbers: Sequence[int]) -> None:
 
 def traces(work: Path) -> dict[tuple[str, int], list[str]]:
     """What each kind and seed of run passes; the unbroken twins are lived on the way. Done once a folder."""
-    store, home = work / "empty.db", work / "unbroken"
+    store, home = work / "empty.db", work / "unbroken" / revision()
     home.mkdir(parents=True, exist_ok=True)
     found: dict[tuple[str, int], list[str]] = {}
     with (home / ".lock").open("w") as lock:

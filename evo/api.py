@@ -70,19 +70,31 @@ def resume(
     steps: int | None = None,
     epochs: float | None = None,
     cycles: int | None = None,
+    set_aside: str | None = None,
+    trust: bool = False,
     progress: Progress | None = None,
 ) -> Run:
     """Goes on where a run stopped, was killed or spent its budget; ends as an unbroken run would have.
 
     run: a Run, its folder, or its name in `out`. data: the arrays or dataset again, where the run began with such.
-    workers, budget and address replace the run's own: none of them changes what is computed.
+    workers, budget and address replace the run's own: none of them changes what is computed. set_aside: a network whose
+    newest file of events, or newest snapshot, is damaged: what it held is lived again (see `evo.mending`). trust: the
+    run is yours: import the plug-ins, and use the servers and files, that its run.json names.
     networks: of a search, in all, more than it was asked for. steps or epochs, and cycles: of another life of the one
     network of `grow`, from where its last one ended. Both are for runs that have ended too (see `evo.extension`).
     """
-    from evo import extension
+    from evo import extension, foreign, mending
     from evo.run import Run
 
     opened = run if isinstance(run, Run) else Run.open(run_folder.find(run, out))
+    if set_aside is not None:
+        if replica.of(opened.folder) is not None:
+            raise ConfigError(
+                f"--set-aside: expected a run in a folder, got {opened.address}; remove the newest object "
+                f"events/{set_aside}-… there, and resume without it: that is the same"
+            )
+        with run_folder.locked(opened.folder):
+            mending.set_aside(opened.folder, set_aside)
     folder, info = Path(opened.folder), opened.info
     # Budget and address are a command's, not a run's: one that was spent, or is gone, must not end the next at once.
     held = replica.of(folder)
@@ -97,13 +109,15 @@ def resume(
         config = build(info["config"], changed)
     except ConfigError as err:
         raise ConfigError(f"{folder / 'run.json'}: {err}; or start a new run") from err
-    if info["task"] == IN_MEMORY and data is None:
+    if not trust:
+        foreign.check_settings(config, info, folder)
+    if config.task == IN_MEMORY and data is None:
         raise ConfigError(
             f"data: run {opened.name} learned from arrays in memory, which are not stored; "
             f"pass them again: evo.resume({str(folder)!r}, data=(X, y))"
         )
     _plug_in(str(info["kind"]), config)
-    task = _load(config, data if info["task"] == IN_MEMORY else None)
+    task = _load(config, data if config.task == IN_MEMORY else None)
     if info.get("data_sha256", fingerprint(task)) != fingerprint(task):
         raise ConfigError(
             f"data: run {opened.name} began with other data than {task.name} holds now; "

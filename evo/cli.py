@@ -114,6 +114,12 @@ def resume(
     steps: Annotated[int | None, typer.Option(help="Another life of the one network, of so many steps.")] = None,
     epochs: Annotated[float | None, typer.Option(help="The same in epochs.")] = None,
     cycles: Annotated[int | None, typer.Option(help="Its cycles; alone, each as long as those before.")] = None,
+    set_aside: Annotated[
+        str | None, typer.Option(help="Network of which the newest events or snapshot are damaged: lives them again.")
+    ] = None,
+    trust: Annotated[
+        bool, typer.Option("--trust", help="The run is yours: import the plug-ins, use the servers and files it names.")
+    ] = False,
     as_json: Json = False,
 ) -> None:  # fmt: skip
     """Go on with a run that was stopped, killed or ran out of budget, or give one that has ended more of it."""
@@ -125,7 +131,7 @@ def resume(
         raise ConfigError(f"--budget: expected a time, got {budget!r}; write seconds, or --epochs for another life")
     work = functools.partial(
         api.resume, run, out=out, workers=workers, budget=limits.get("budget"), networks=networks, steps=steps,
-        epochs=epochs, cycles=cycles, address=address,
+        epochs=epochs, cycles=cycles, address=address, set_aside=set_aside, trust=trust,
     )  # fmt: skip
     _carry_out(work, as_json)
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from evo import front as fronts
 from evo import retention
+from evo.foreign import read_json
 from evo.task import Kind, Split, Task
 from evo.training import predict
 from search_spaces import checkpoint
@@ -260,7 +261,7 @@ def _tested(run: Run, made: Ensemble, loaded: _Loaded, best: Name, task: Task) -
 def _recorded(path: Path) -> list[dict[str, Any]]:
     cure = "move the file away to have the test set evaluated again"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as err:

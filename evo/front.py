@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from evo import stored_snapshots
+from evo.foreign import read_json
 from evo.storage import replace_file
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def read_test(folder: Path) -> dict[str, Any] | None:
     path = folder / FRONT_FILE
     cure = "move the file away to have the test set evaluated again"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as err:

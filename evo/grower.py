@@ -226,7 +226,11 @@ class Grower:
 
     def _take_up(self, name: str) -> None:
         home = self._snapshots()
-        found = checkpoint.load(home / name)
+        try:
+            found = checkpoint.load(home / name)
+        except CheckpointError as err:
+            cure = f"`evo resume RUN --set-aside {self.network}` lives its last cycle again"
+            raise CheckpointError(f"{err}; or {cure}") from err
         if found.state is None or "life" not in found.extra:
             gone = "optimizer.safetensors" if found.state is None else "state.json"
             raise CheckpointError(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evo import faults
+from evo.foreign import read_json
 from evo.recorder import networks, publish, read_table
 
 CURSOR = "mlflow.json"
@@ -43,7 +44,7 @@ class Cursor:
     def read(cls, folder: Path, uri: str) -> Cursor:
         """Starts anew where there is none, where it is torn, or where another store is asked for: that is safe."""
         try:
-            saved = json.loads((folder / CURSOR).read_text(encoding="utf-8"))
+            saved = read_json(folder / CURSOR)
             places = {name: (str(run), int(seq)) for name, (run, seq) in saved["networks"].items()}
             beats = {name: float(when) for name, when in saved.get("beats", {}).items()}
             return cls(uri, saved["parent"], places, saved["report"], beats) if saved["uri"] == uri else cls(uri)

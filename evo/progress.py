@@ -28,6 +28,15 @@ BARS = "▁▂▃▄▅▆▇█"
 HISTORY = 16
 
 
+def cleaned(update: Update) -> Update:
+    """The update without control characters, which a terminal would obey: names and versions come out of files."""
+    shown = "\N{REPLACEMENT CHARACTER}"
+    return {
+        key: "".join(c if c.isprintable() else shown for c in value) if isinstance(value, str) else value
+        for key, value in update.items()
+    }
+
+
 def silent(_: Update) -> None:
     """Shows nothing."""
 
@@ -53,6 +62,7 @@ class Lines:
         pass
 
     def __call__(self, update: Update) -> None:
+        update = cleaned(update)
         stage = update.get("stage", "cycle")
         if stage == "start":
             self._cycles = int(update.get("cycles", 0))
@@ -99,6 +109,7 @@ class LiveTable:
         self._live.stop()
 
     def __call__(self, update: Update) -> None:
+        update = cleaned(update)
         stage = update.get("stage", "cycle")
         if stage == "start":
             self._start, self._began = update, self._clock()

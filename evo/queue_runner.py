@@ -320,7 +320,8 @@ def evo_command(job: Job, config: Path, left: float | None) -> list[str]:
     budget = [] if left is None else ["--budget", f"{left:.3f}s"]
     # Where it runs is a command's to say, as its budget is, and no part of the run.
     address = job.config.get("address")
-    return [*words, "resume", job.run, *budget, *(["--address", str(address)] if address else [])]
+    # The job is the user's own word for what its run names: plug-ins, servers, files.
+    return [*words, "resume", job.run, "--trust", *budget, *(["--address", str(address)] if address else [])]
 
 
 def begun(job: Job) -> bool:

@@ -23,7 +23,9 @@ import pyarrow.parquet as pq
 
 from evo import faults, replica
 from evo.events import SCHEMA, SCHEMA_VERSION
+from evo.seals import broken, sealed
 from evo.storage import abandoned, create_file, replace_file
+from evo.unpacking import LARGEST, check_size
 
 
 class RecordError(ValueError):
@@ -207,13 +209,19 @@ def _parquet(table: pa.Table, small: bool = False) -> bytes:
     # Without checksums a flipped bit would be read as a figure.
     stream = pa.BufferOutputStream()
     pq.write_table(table, stream, write_statistics=small, write_page_checksum=True, **settings)
-    return bytes(stream.getvalue())
+    return sealed(stream.getvalue().to_pybytes())
 
 
 def _read(path: Path) -> pa.Table:
     """One file in the present schema: columns that it lacks are empty, a newer schema is refused."""
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        if path.stat().st_size > LARGEST:
+            raise _damaged(path, f"it is larger than {LARGEST >> 20:,} MB")
+        data = path.read_bytes()
+        if broken(data):
+            raise _damaged(path, "its digest is not that of its bytes")
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            check_size(file, pa.BufferReader(data))
             version = int((file.schema_arrow.metadata or {}).get(b"schema_version", b"0"))
             table = file.read(use_threads=False) if 0 < version <= SCHEMA_VERSION else None
         if version > SCHEMA_VERSION:
@@ -253,8 +261,8 @@ def _commits(events: Path, network: str) -> dict[int, Path]:
 
 def _damaged(path: Path, what: str) -> RecordError:
     return RecordError(
-        f"{path}: expected a whole file of events, but {what}; put the file back from a copy of the run, or delete the "
-        "run's folder and run it again"
+        f"{path}: expected a whole file of events, but {what}; put the file back from a copy of the run, or "
+        f"`evo resume RUN --set-aside {path.stem.rpartition('-')[0]}` lives again what that network's newest file held"
     )
 
 

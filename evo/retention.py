@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pandas as pd
 
 from evo import faults
 from evo.config import RecordConfig
+from evo.foreign import read_json
 from search_spaces import checkpoint
 from tournaments import economy
 
@@ -81,7 +81,7 @@ def tidy(folder: Path, stay: dict[Name, str]) -> None:
 def _base(home: Path) -> str | None:
     """What a snapshot says that it builds on."""
     try:
-        base = json.loads((home / "blueprint.json").read_text(encoding="utf-8")).get("base")
+        base = read_json(home / "blueprint.json").get("base")
     except (OSError, ValueError, AttributeError):
         return None  # a damaged one is told of when somebody reads it
     return base if isinstance(base, str) else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from evo import foreign, replica, run_folder
 from evo import front as fronts
-from evo import replica, run_folder
 from evo.books import decisions
 from evo.recorder import read_events
 from evo.storage import is_remote
@@ -82,11 +81,12 @@ class Run:
         cure = "write the folder of a run, as `evo runs` lists them"
         if not folder.is_dir():
             raise RunError(f"run: there is no folder {str(folder)!r}; {cure}")
+        foreign.check(folder)
         try:
-            info = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            info = foreign.read_json(folder / "run.json")
         except FileNotFoundError:
             raise RunError(f"run: {str(folder)!r} holds no run.json, so it is no run; {cure}") from None
-        except (OSError, ValueError, RecursionError) as err:
+        except (OSError, ValueError) as err:
             raise RunError(f"run: {str(folder / 'run.json')!r} is no readable JSON ({err}); {cure}") from err
         if not isinstance(info, dict) or info.get("kind") not in ("grow", "search"):
             raise RunError(f"run: {str(folder / 'run.json')!r} should be an object with kind grow or search; {cure}")

@@ -49,7 +49,7 @@ def last_scales(run: Run, expression: str) -> tuple[str, list[Scale]]:
     network = run.best.network if len(run.front) else str(saved["network"].iloc[0])
     row = saved[saved["network"] == network].iloc[-1]
     config = Config.model_validate(run.info["config"])
-    plugins.load(config)
+    plugins.load(Config())  # what is installed; a module that a run's folder names is not imported to look at it
     learning_rates.parse(expression)
     found = checkpoint.load(snapshot_folder(run.folder, network, str(row["snapshot"])))
     if found.state is None:

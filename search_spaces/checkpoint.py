@@ -250,6 +250,8 @@ def _read(folder: Path, head_alone: bool = False) -> dict[str, bytes]:
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint {folder}: no such folder; write the folder of a snapshot")
     try:
+        if (head_file := folder / "blueprint.json").exists() and not head_file.is_file():
+            raise CheckpointError(f"{head_file}: expected a file, got a pipe or device; {CURE}")
         files = {"blueprint.json": (folder / "blueprint.json").read_bytes()}
         names: tuple[str, ...] = () if head_alone else PLAIN_FILES
         if (head := read_json(files, "blueprint.json", str(folder))).get("version") == PACKED and names:
