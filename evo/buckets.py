@@ -124,7 +124,7 @@ class Bucket:
                 settings = {"region": asked.get("region"), "endpoint_override": asked.get("endpoint_override")}
                 system = fs.S3FileSystem(
                     scheme=asked.get("scheme", "https"), **{k: v for k, v in settings.items() if v},
-                    retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+                    retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1), allow_delayed_open=True,
                     connect_timeout=10, request_timeout=60,
                 )  # fmt: skip
                 path = f"{parts.netloc}{urllib.parse.unquote(parts.path)}"
