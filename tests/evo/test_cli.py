@@ -156,6 +156,8 @@ def test_a_table_needs_no_task(fake: type[FakeGrower], evo: Evo) -> None:
         (["resume", "none"], "run: there is no run 'none'.*; `evo runs` lists them"),
         (["resume", "none", "--budget", "9epochs"], "--budget: expected a time, got '9epochs'; write sec"),
         (["show", "none"], "run: there is no run 'none'"),
+        (["grow", "digits", "--from", "none:n000/000001"], "run: there is no run 'none'.*; `evo runs` lists them"),
+        (["resume", "none", "--networks", "3"], "run: there is no run 'none'"),
         (["ui"], "runs: expected a folder with runs"),
     ],
 )  # fmt: skip
