@@ -176,7 +176,9 @@ def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any],
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     _plug_in(kind, checked)
     loaded = _load(checked, task if in_memory else None)
-    checked = origins.settled(checked, loaded)
+    checked, caution = origins.settled(checked, loaded, fingerprint(loaded))
+    if caution:
+        progress({"stage": "note", "text": caution, "lasts": True})
     with _joined(kind, checked, progress):
         return _carried_out(kind, _settled(checked, loaded), loaded, None, progress)
 

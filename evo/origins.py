@@ -21,6 +21,7 @@ from evo.config import Config, ConfigError
 from evo.storage import is_remote
 
 if TYPE_CHECKING:
+    from evo.run import Run
     from evo.task import Task
     from search_spaces.checkpoint import Checkpoint
 
@@ -64,14 +65,16 @@ def place_of(settled: str | None) -> str | None:
     return None if settled is None else Origin.read(settled).place
 
 
-def settled(config: Config, task: Task) -> Config:
-    """The config with the snapshot that `network.parent` means written out, from whatever folder it is read again.
+def settled(config: Config, task: Task, digest: str) -> tuple[Config, str]:
+    """The config with the snapshot that `network.parent` means written out, from whatever folder it is read again, and
+    what is to be said of it (empty: nothing). digest: of the task's data, as run.json has it.
 
-    Raises ConfigError, RunError or CheckpointError where there is no such snapshot, or it does not fit the task.
+    Raises ConfigError or RunError where there is no such snapshot, it does not fit the task, or this run's held-out
+    data would hold samples that it has learned from.
     """
     written = config.network.parent
     if written is None:
-        return config
+        return config, ""
     from evo.run import Run
 
     origin = Origin.read(written)
@@ -88,8 +91,9 @@ def settled(config: Config, task: Task) -> Config:
     place = run.address if is_remote(run.address) else _absolute(run.folder)
     origin = Origin(place, origin.network, origin.snapshot)
     check_fit(_load(origin), origin, task, config)
+    said = _check_splits(run, config, digest)
     written = f"{origin.run}:{origin.network}/{origin.snapshot}"
-    return config.model_copy(update={"network": config.network.model_copy(update={"parent": written})})
+    return config.model_copy(update={"network": config.network.model_copy(update={"parent": written})}), said
 
 
 def bring(folder: Path, config: Config) -> None:
@@ -129,6 +133,24 @@ def check_fit(found: Checkpoint, origin: Origin, task: Task, config: Config) -> 
             f"{where}: expected at most growth.max_parameters = {config.growth.max_parameters:,} active parameters, "
             f"got {network.count():,}; write a higher growth.max_parameters, or a smaller snapshot"
         )
+
+
+def _check_splits(run: Run, config: Config, digest: str) -> str:
+    """Other splits of the same data would put samples that the network has learned from into the test set."""
+    if run.info.get("data_sha256") == digest:
+        return ""
+    seed, path = run.info.get("seed"), config.data.path and str(Path(config.data.path).absolute())
+    data = {**config.data.model_dump(mode="json"), "path": path}
+    same = run.info.get("task") == config.task and run.setting("data") == data
+    if same and seed != config.seed:
+        raise ConfigError(
+            f"network.parent: run {run.name} learned from the same data split by seed {seed}, so this run's test set "
+            f"would hold samples that its network has learned from; write seed: {seed}"
+        )
+    return (
+        f"{run.name} learned from other data: where it shares samples with this run's held-out data, its figures are "
+        "too good"
+    )
 
 
 def _load(origin: Origin) -> Checkpoint:

@@ -102,6 +102,20 @@ def test_a_snapshot_may_be_named_and_outlives_the_tidying(first: Run, tmp_path: 
     assert read_events(named.folder, "n000").iloc[0]["parent"] == "second.n000/000003"
 
 
+def test_other_splits_of_the_same_data_are_refused_and_other_data_told_of(first: Run, tmp_path: Path) -> None:
+    """Else the test set would hold samples that the network has learned from."""
+    with pytest.raises(ConfigError, match=r"learned from the same data split by seed 7, so .*; write seed: 7$"):
+        child(first, tmp_path, seed=8)
+    assert not list(tmp_path.iterdir())
+    told: list[Mapping[str, Any]] = []
+    settings = {**SMALL, "data.limit": 290, "training.steps": 20, "out": str(tmp_path)}
+    evo.grow(config=settings, start_from=first, progress=told.append)
+    assert sum("first learned from other data: " in str(update.get("text")) for update in told) == 1
+    told.clear()
+    evo.grow(config={**settings, "data.limit": 300}, start_from=first, progress=told.append)
+    assert not any("other data" in str(update.get("text")) for update in told)
+
+
 @pytest.mark.parametrize(
     ("start", "more", "told"),
     [
