@@ -137,18 +137,19 @@ def refresh(folder: Path, network: str | None = None) -> None:
 
 
 def _fetch_events(replica: Replica, network: str | None) -> None:
-    numbers: dict[str, list[int]] = {}
-    for name in replica.store.names("events/" if network is None else f"events/{network}-"):
-        whose, number = _commit_of(name)
-        if whose is not None and network in (None, whose):
-            numbers.setdefault(whose, []).append(number)
+    # Looked at first: what is here was in the bucket before, and what then is not there was taken out of it.
+    held = _numbers([f"events/{path.name}" for path in (replica.folder / "events").glob("[!.]*.parquet")], network)
+    numbers = _numbers(replica.store.names("events/" if network is None else f"events/{network}-"), network)
+    for whose, here in held.items():
+        for number in here:
+            if number > max(numbers.get(whose, {-1})):
+                (replica.folder / _event_file(whose, number)).unlink(missing_ok=True)
     for whose, stored in numbers.items():
-        held = {number for path in (replica.folder / "events").glob(f"{whose}-*.parquet")
-                if (number := _commit_of(f"events/{path.name}")[1]) >= 0}  # fmt: skip
         newest = max(stored)
-        missing = sorted(set(stored) - held, reverse=True)
+        here = {number for number in held.get(whose, set()) if number <= newest}
+        missing = sorted(stored - here, reverse=True)
         # Where earlier ones are in neither place, the newest one has come to hold them.
-        if newest not in missing and len(stored) <= newest and len(held | set(stored)) <= newest:
+        if newest not in missing and len(stored) <= newest and len(here | stored) <= newest:
             missing.insert(0, newest)
         # The oldest first: a reader walks back from the newest, and must miss none in between.
         fetched = [(number, replica.store.read(_event_file(whose, number))) for number in missing]
@@ -195,6 +196,16 @@ def discard(folder: Path) -> None:
         _attached.pop(os.path.realpath(folder))
         for name in found.store.names():
             found.store.remove(name)
+
+
+def _numbers(names: list[str], network: str | None) -> dict[str, set[int]]:
+    """The numbers of the commits in files of these names, by network."""
+    found: dict[str, set[int]] = {}
+    for name in names:
+        whose, number = _commit_of(name)
+        if whose is not None and network in (None, whose):
+            found.setdefault(whose, set()).add(number)
+    return found
 
 
 def _commit_of(name: str) -> tuple[str | None, int]:

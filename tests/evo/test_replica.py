@@ -179,6 +179,20 @@ def test_a_replica_follows_a_compaction(s3: S3, tmp_path: Path) -> None:
     assert read_events(folders["reader"])["cycle"].tolist() == [0, 1, 2, 3]
 
 
+def test_what_was_taken_out_of_the_bucket_is_lived_again(alone: Path, s3: S3, tmp_path: Path) -> None:
+    uri = s3.uri("/mended/a")
+    (tmp_path / "machine").mkdir()
+    replica.attach(tmp_path / "machine", uri)
+    live(*made(**SHORT), tmp_path / "machine")
+    store = open_store(uri)
+    store.remove(store.names("events/")[-1])
+    replica.refresh(tmp_path / "machine")
+    assert len(read_events(tmp_path / "machine")) < len(read_events(alone))
+    live(*made(**SHORT), tmp_path / "machine")
+    assert same(alone, tmp_path / "machine") == []
+    assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+
+
 # --- runs
 
 
@@ -276,10 +290,10 @@ def test_a_run_goes_on_from_a_run_in_a_bucket_and_gets_more_of_it(
     remote = grown(s3.uri("/origin"), name="b", **{"network.parent": first.address})
     assert same(local.folder, remote.folder) == []
     monkeypatch.setenv("MERISTEM_CACHE", str(tmp_path / "another machine"))
-    longer = api.resume(s3.uri("/origin/b"), steps=60, cycles=1)
+    longer = api.resume(s3.uri("/origin/b"), steps=60, cycles=1, trust=True)
     assert longer.finished
     assert len(longer.networks) == 2
-    assert same(api.resume(local.folder, steps=60, cycles=1).folder, longer.folder) == []
+    assert same(api.resume(local.folder, steps=60, cycles=1, trust=True).folder, longer.folder) == []
 
 
 # --- leases
