@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     # Actors that only lease out work load this file too, and need no torch.
+    from evo.segments import Segment, Segmented
     from evo.trials import Body, TrialRequest, TrialResult, TrialRunner
 
 FIGURES = (
@@ -76,6 +77,17 @@ class Watched:
             return self.runner(parent, requests)
         finally:
             self.vitals.trials.in_flight = self.vitals.trials.waiting = 0
+
+    @property
+    def ranks(self) -> int:
+        """Processes of the runner that train one network together."""
+        return int(getattr(self.runner, "ranks", 1))
+
+    def train(self, parent: Body, segment: Segment) -> Segmented:
+        """By the runner's ranks, of which it has more than one."""
+        together: Any = self.runner
+        trained: Segmented = together.train(parent, segment)
+        return trained
 
     @staticmethod
     def over(runner: TrialRunner, vitals: Vitals) -> Watched:
