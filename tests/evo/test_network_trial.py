@@ -9,21 +9,26 @@ from typing import Any
 import pytest
 from small_life import made, same
 
+from evo import network_trial
 from evo.network_trial import Common, NetworkTrial, grower
 from evo.recorder import read_events
-from evo.workers import InProcess
+from evo.shipping import ShippedTask
 from search_spaces import checkpoint
 
 
+@pytest.fixture(autouse=True)
+def no_store(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in Ray's object store comes from here."""
+    monkeypatch.setattr(network_trial.ray, "get", lambda reference: reference)
+
+
 def trial(folder: Path, network: str, generation: int = 0, **settings: Any) -> NetworkTrial:
-    """As Tune holds it, but for what only Ray can give."""
+    """As Tune makes it, but for what only Ray can give."""
     config, task = made()
-    held = object.__new__(NetworkTrial)
     birth = {"network": network, "generation": generation, "parent": None, "settings": settings}
+    held = object.__new__(NetworkTrial)
     held.config = {"birth": birth}
-    held._common = Common(config, folder, (None,), "cpu", 0, {}, 1e-4, grower)
-    held._task, held._pool, held._runner = task, None, InProcess(task)
-    held._life, held._origin = None, None
+    held.setup(held.config, Common(config, folder, (ShippedTask.of(task),), "cpu", 0, {}, 1e-4, grower))
     return held
 
 
