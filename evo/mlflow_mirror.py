@@ -17,10 +17,12 @@ import threading
 import time
 from pathlib import Path
 
+from evo import replica
 from evo.mlflow_log import TrackingDown, drain
 from evo.mlflow_queue import Cursor, default_uri, pending
-from evo.mlflow_system import fresh
+from evo.mlflow_system import EVERY, fresh
 from evo.recorder import RecordError
+from evo.storage import is_remote
 
 NICENESS = 10
 POLL = (3.0, 15.0)  # seconds between looks at the folder, least and most
@@ -39,7 +41,7 @@ class Mirror:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         environment.pop("MERISTEM_FAULT", None)  # it is the run that is to die there
         self._child = subprocess.Popen(
-            [sys.executable, "-m", "evo.mlflow_mirror", str(self.folder), tracking_uri or ""],
+            [sys.executable, "-m", "evo.mlflow_mirror", str(self.folder), tracking_uri or "", replica.address(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -72,7 +74,7 @@ class Mirror:
 
 def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
     """Drains whatever is new until the pipe ends, and once more after that. Returns whether all was drained."""
-    figures = _system_metrics(folder)
+    figures, looked = _system_metrics(folder), -EVERY
     down = False
     pause = POLL[0]
     last = False
@@ -80,8 +82,11 @@ def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
         last = bool(select.select([pipe], [], [], pause)[0])
         spent = time.process_time()
         try:
-            logged = Cursor.read(folder, tracking_uri or default_uri(folder.parent)).beats
-            if pending(folder, tracking_uri) or (figures and fresh(folder, logged)):
+            told = False
+            if figures and time.monotonic() - looked >= EVERY:
+                looked = time.monotonic()
+                told = fresh(folder, Cursor.read(folder, tracking_uri or default_uri(folder.parent)).beats)
+            if told or pending(folder, tracking_uri):
                 drain(folder, tracking_uri)
             down = False
         except (TrackingDown, RecordError) as error:
@@ -102,4 +107,6 @@ def _system_metrics(folder: Path) -> bool:
 
 if __name__ == "__main__":
     os.nice(NICENESS)
+    if is_remote(sys.argv[3]):
+        replica.attach(Path(sys.argv[1]), sys.argv[3])
     sys.exit(0 if follow(Path(sys.argv[1]), sys.argv[2] or None, sys.stdin.fileno()) else 1)

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo import live
+from evo import live, replica
+from evo.storage import StorageError
 
 EVERY = 10.0
 """Seconds between two points of a process, at least; MLflow's own default."""
@@ -23,8 +24,11 @@ def fresh(folder: Path, logged: Mapping[str, float]) -> bool:
 
 
 def due(folder: Path, logged: Mapping[str, float]) -> dict[str, dict[str, Any]]:
-    """The signs of life that are due, by process."""
-    found = live.beats(folder)
+    """The signs of life that are due, by process. None where they cannot be read: they are no part of the record."""
+    try:
+        found = live.beats(replica.address(folder))
+    except StorageError:
+        return {}
     return {
         name: beat
         for name, beat in found.items()

@@ -56,7 +56,7 @@ def grower(
     from evo.grower import Grower
     from evo.ray_metrics import RayMetrics, failed
 
-    run = Path(folder).name
+    run = Path(replica.address(folder).partition("?")[0]).name
     life = Grower(config, task, folder, network, generation, parent, runner)
     life.watch(RayMetrics(run, network), lambda: failed(run, network))
     return life
