@@ -154,10 +154,10 @@ def struck(work: Path, number: int) -> dict[str, Any]:
         "kind": kind.name, "where": "", "outcome": "", "resumed": "", "clear": True, "seconds_lost": None,
         **dict.fromkeys(("lost", "doubled", "unequal", "drafts")),
     }  # fmt: skip
+    whole, seconds = unbroken(work, seed, kind.nodes)
     out = work / f"ray-{number:03d}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    whole, seconds = unbroken(work, seed, kind.nodes)
     at = int(draw.integers(1, _commits_of(whole) - 3))
     after = round(float(draw.random()) * 0.4, 2)
     line["where"] = f"commit {at} + {after:g} s"
@@ -194,6 +194,10 @@ def struck(work: Path, number: int) -> dict[str, Any]:
             line["clear"] = outcome_of(resumed, outcome) == "done" and "hung" not in (outcome, *resumed)
     except SkippedError as reason:
         return {**line, "skipped": str(reason)}
+    except (AssertionError, OSError, RuntimeError, ValueError) as err:
+        # Told in the table as what it is; the faults after it are struck none the less.
+        noted = f"{type(err).__name__}: {' '.join(str(err).split())[:300]}"
+        return {**line, "outcome": f"{'; '.join(scene.notes)}: {noted}", "clear": False}
     if line["clear"] and not any(line[k] for k in ("lost", "doubled", "unequal", "drafts")):
         shutil.rmtree(out)
         for log in out.parent.glob(f"{out.name}.*.log"):

@@ -23,8 +23,9 @@ from evo import api, recorder, report, retention
 from evo.census import Census
 from evo.config import Config
 from evo.events import STABLE
+from evo.generations import Generations
 from evo.grower import Grower
-from evo.population import Birth, Generations
+from evo.population import Birth, Ground
 from evo.recorder import read_events
 from evo.run import Run
 from evo.settings import build
@@ -82,7 +83,7 @@ def search(seed: int, out: Path) -> None:
 
         run_folder.create("search", api._settled(config, task), data_sha256=api.fingerprint(task))
     census = Census(folder, lambda update: None)
-    population = Generations(config, math.prod(task.shape), task.outputs)
+    population = Generations(Ground(config, math.prod(task.shape), task.outputs))
     while (birth := population.birth()) is not None:
         life = census.life(birth.network)
         population.ended(birth.network, _lived(config, task, folder, census, birth) if life is None else life)
@@ -106,12 +107,27 @@ LIVES: dict[str, Callable[[int, Path], None]] = {
 }  # fmt: skip
 
 
-def prepare(store: Path | None) -> None:
-    """Quick pictures (they draw what has been saved and save nothing else), and an empty MLflow store to copy."""
+def prepared(store: Path) -> list[str]:
+    """The kinds of run that can be lived here: without MLflow's database (a small installation) not that one."""
+    quick()
+    try:
+        prepare(store)
+    except Exception as err:
+        print(f"no store of MLflow can be made here, so its runs are left out: {type(err).__name__}: {err}", flush=True)
+        return [life for life in LIVES if life != "MLflow"]
+    return list(LIVES)
+
+
+def quick() -> None:
+    """Quick pictures: they draw what has been saved and save nothing else. One thread."""
     torch.set_num_threads(1)
     report.PICTURES = {"front": lambda run: None}  # type: ignore[dict-item]
     report.png = lambda figure: b"a picture"  # type: ignore[assignment]
-    if store is not None and not store.exists():
+
+
+def prepare(store: Path) -> None:
+    """An empty MLflow store to copy."""
+    if not store.exists():
         from mlflow import MlflowClient
 
         with contextlib.redirect_stdout(sys.stderr):

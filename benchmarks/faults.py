@@ -59,6 +59,7 @@ def in_process(work: Path, numbers: Sequence[int]) -> None:
     """The faults of these numbers, one after another."""
     store = work / "empty.db"
     wanted = plan.strikes(traces(work))
+    lives.quick()
     for number in numbers:
         strike = wanted[number]
         out, scratch = work / f"at-{number:03d}", work / f"told-{number:03d}.json"
@@ -91,8 +92,7 @@ def traces(work: Path) -> dict[tuple[str, int], list[str]]:
     found: dict[tuple[str, int], list[str]] = {}
     with (home / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        lives.prepare(store)
-        for life in lives.LIVES:
+        for life in lives.prepared(store):
             for seed in plan.SEEDS:
                 whole = home / f"{life}-{seed}"
                 if not (whole / "trace.json").exists():

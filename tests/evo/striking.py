@@ -68,7 +68,7 @@ def _lose(run: Path) -> None:
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
     with contextlib.redirect_stdout(sys.stderr):
-        lives.prepare(None)
+        lives.quick()
         told = {
             "snapshot": strike(lives.grow, folder / "snapshot", "snapshot.part", 3),
             "retention": strike(lives.kept, folder / "retention", "retention.removed", 1),
