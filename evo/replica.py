@@ -22,9 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evo.config import ConfigError
-from evo.storage import StorageError, Store, below, is_remote, open_store, replace_file
+from evo.storage import StorageError, Store, abandoned, below, in_use, is_remote, open_store, replace_file
 
 INFO = "run.json"
+_PREFIX = "evo-replica-"
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,21 @@ def attach(folder: Path, uri: str) -> Replica:
 
 @contextlib.contextmanager
 def temporary(uri: str) -> Iterator[Path]:
-    """A replica for one process of a cluster, gone with the block."""
-    with tempfile.TemporaryDirectory(prefix="evo-replica-") as folder:
-        attach(Path(folder), uri)
+    """A replica for one process of a cluster, gone with the block; those that killed processes left go too."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        if abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    except OSError as error:
+        raise told(Path(tempfile.gettempdir()), error) from error
+    with in_use(folder):
+        attach(folder, uri)
         try:
-            yield Path(folder)
+            yield folder
         finally:
             _attached.pop(os.path.realpath(folder), None)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def split(uri: str) -> tuple[str, str]:

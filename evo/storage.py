@@ -237,6 +237,23 @@ def abandoned(draft: Path) -> bool:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keeps others from taking a folder for abandoned while the block runs; made anew if one just did."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+        _locked(handle)
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(handle), os.stat(folder)):
+                break
+        os.close(handle)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
 def _locked(handle: int) -> None:
     with contextlib.suppress(OSError):  # where there are no locks, its age tells
         fcntl.flock(handle, fcntl.LOCK_SH)

@@ -79,6 +79,18 @@ def test_a_new_machine_at_every_cycle_makes_no_difference(alone: Path, s3: S3, t
     assert same(alone, pulled(uri, tmp_path / "pulled")) == []
 
 
+def test_what_a_killed_process_left_is_swept_by_the_next(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (left := tmp_path / "evo-replica-left").mkdir()
+    with replica.temporary(s3.uri("/swept/a")) as one:
+        assert not left.exists()
+        with replica.temporary(s3.uri("/swept/a")) as other:
+            assert sorted(tmp_path.iterdir()) == sorted([one, other])
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_child_finds_its_parent_in_the_bucket(alone: Path, s3: S3, tmp_path: Path) -> None:
     born = {"network": "n001", "generation": 1, "parent": "n000/000001"}
     here = Path(shutil.copytree(alone, tmp_path / "here"))

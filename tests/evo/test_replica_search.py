@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from bucket_server import S3, bucket
 from rivals import SHORT
@@ -32,6 +33,7 @@ def evo(s3: S3, cache: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.timeout(600)
 def test_a_search_in_a_bucket_survives_its_driver(tmp_path: Path) -> None:
     here = api.search(config={**SEARCH, "out": str(tmp_path / "runs")})
     config = tmp_path / "search.yaml"
@@ -48,7 +50,7 @@ def test_a_search_in_a_bucket_survives_its_driver(tmp_path: Path) -> None:
         begun = len(store.names("events/"))
         assert 4 <= begun < 9
         time.sleep(2.5)
-        told, said = evo(s3, tmp_path / "another", "resume", uri, "--json").communicate(timeout=200)
+        told, said = evo(s3, tmp_path / "another", "resume", uri, "--json").communicate(timeout=300)
         assert '"front"' in told, said
         (tmp_path / "pulled").mkdir()
         replica.attach(tmp_path / "pulled", uri)
@@ -57,7 +59,7 @@ def test_a_search_in_a_bucket_survives_its_driver(tmp_path: Path) -> None:
             stored_snapshots.fetch(tmp_path / "pulled", network, snapshot)
         assert same(here.folder, tmp_path / "pulled") == []
         assert len(read_events(tmp_path / "pulled")) == len(here.events)
-        shown, said = evo(s3, tmp_path / "a third", "show", uri).communicate(timeout=60)
+        shown, said = evo(s3, tmp_path / "a third", "show", uri).communicate(timeout=120)
         assert "Front of s3://" in shown, said
-        listed, said = evo(s3, tmp_path / "a third", "runs", "--out", s3.uri("/runs")).communicate(timeout=60)
+        listed, said = evo(s3, tmp_path / "a third", "runs", "--out", s3.uri("/runs")).communicate(timeout=120)
         assert "finished" in listed, said
