@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from evo import stored_snapshots
 from evo.config import Config, ConfigError
-from evo.front import snapshot_folder
 from evo.life import Plan, length
 from evo.population import name_of
 from evo.settings import build
@@ -125,6 +125,5 @@ def _noted(run: Run, what: Mapping[str, Any]) -> dict[str, Any]:
 
 def _gone(run: Run) -> int:
     """Snapshots on record that are not there any more."""
-    shots = run.events[run.events["kind"] == "snapshot"]
-    names = zip(shots["network"], shots["snapshot"], strict=True)
-    return sum(not snapshot_folder(run.folder, str(n), str(s)).is_dir() for n, s in names)
+    shots, kept = run.events[run.events["kind"] == "snapshot"], stored_snapshots.kept(run.folder)
+    return sum((str(n), str(s)) not in kept for n, s in zip(shots["network"], shots["snapshot"], strict=True))

@@ -54,6 +54,15 @@ def drop(folder: Path, network: str, snapshot: str, attempt: str | None) -> None
         shutil.rmtree(folder / "snapshots" / network / snapshot, ignore_errors=True)
 
 
+def kept(folder: Path) -> set[tuple[str, str]]:
+    """(network, snapshot) of all that a run still has: in its store, where it has one, else in its folder."""
+    found, prefix = replica.of(folder), "snapshots/"
+    if found is None:
+        return {(home.parent.name, home.name) for home in (folder / "snapshots").glob("*/*")}
+    parts = (name.removeprefix(prefix).split("/") for name in found.store.names(prefix))
+    return {(part[0], part[1]) for part in parts if part[-1] == HEAD}
+
+
 def fetch(folder: Path, network: str, snapshot: str) -> None:
     """Has a replica hold a committed snapshot with all that it builds on; one that is there already stays.
 

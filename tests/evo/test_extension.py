@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
+import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import fake_grower
+import fake_run
 import pytest
 from small_life import SMALL, same
 
 import evo
-from evo import extension, faults, report
-from evo.config import ConfigError
+from evo import extension, faults, recorder, report, stored_snapshots
+from evo.config import Config, ConfigError
 from evo.extension import More
 from evo.recorder import read_events
 from evo.run import Run
 from evo.settings import build
+from evo.storage import open_store
 from search_spaces import checkpoint
 
 
@@ -181,7 +186,55 @@ def test_parents_that_were_tidied_away_are_told_of(first: Run, tmp_path: Path) -
     assert made["config"]["search"]["networks"] == 8
 
 
+def test_in_a_bucket_the_store_says_what_is_there(first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+    for network, snapshot in stored_snapshots.kept(first.folder):
+        store.create(f"snapshots/{network}/{snapshot}/0a1b/packed.safetensors", b"")
+        store.create(f"snapshots/{network}/{snapshot}/0a1b/{stored_snapshots.HEAD}", b"{}")
+    monkeypatch.setattr(stored_snapshots.replica, "of", lambda folder: types.SimpleNamespace(store=store))
+    run = Run(tmp_path / "a replica that has fetched nothing", {**first.info, "kind": "search"})
+    run.__dict__["events"] = first.events
+    made = extension.extended(run, config_of(), 100, More(networks=8))
+    assert made["config"]["search"]["networks"] == 8
+    store.remove(f"snapshots/n000/000001/0a1b/{stored_snapshots.HEAD}")
+    with pytest.raises(ConfigError, match="has removed 1 of"):
+        extension.extended(run, config_of(), 100, More(networks=8))
+
+
 def test_damaged_extensions_are_one_line(first: Run) -> None:
     for damaged in (7, ["n001"], {"network": "n001"}):
         with pytest.raises(ConfigError, match=r"^run.json: expected a list of objects as extensions, got "):
             extension.lives({"extensions": damaged}, build())
+
+
+def test_a_search_that_has_ended_is_given_more_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_grower.install(monkeypatch, tmp_path)
+    asked: list[int] = []
+
+    def run_search(config: Config, task: Any, folder: Path, *_: Any) -> None:
+        asked.append(config.search.networks)
+        for number in range(config.search.networks):
+            name = f"n{number:03d}"
+            if recorder.read_table(folder, name).num_rows == 0:
+                rows = fake_run.life(name, cycles=3, seed=number)
+                for row in rows:
+                    if row["kind"] == "snapshot":
+                        (folder / "snapshots" / name / row["snapshot"]).mkdir(parents=True)
+                recorder.Recorder(folder, name).commit(rows)
+
+    monkeypatch.setitem(sys.modules, "evo.sweep", types.SimpleNamespace(run_search=run_search))
+    run = evo.search("parity:4", name="a", **{"search.networks": 3, "record.mlflow": False})
+    assert run.finished
+    before = read_events(run.folder)
+    told: list[Mapping[str, Any]] = []
+    again = evo.resume("a", networks=5, progress=told.append)
+    assert again.finished
+    assert asked == [3, 5]
+    after = read_events(run.folder)
+    assert len(after["network"].unique()) == 5
+    assert after[after["network"] < "n003"].equals(before)
+    assert again.info["config"] == {**run.info["config"], "search": {**run.info["config"]["search"], "networks": 5}}
+    assert [(e["networks"], e["before"]) for e in again.info["extensions"]] == [(5, 3)]
+    assert sum("test set was read once" in str(update.get("text")) for update in told) == 1
+    evo.resume("a", networks=5)
+    assert len(Run.open(run.folder).info["extensions"]) == 1
