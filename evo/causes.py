@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import re
 
+MACHINE_LOST = "its machine was lost"
+
 _SIGNS = (
     ("preempt", "its machine was taken back (preempted)"),
     ("out-of-memory", "killed by Ray for memory: its machine had run out"),
     ("OutOfMemory", "killed by Ray for memory: its machine had run out"),
     ("running low on memory", "killed by Ray for memory: its machine had run out"),
     ("killed due to memory pressure", "killed by Ray for memory: its machine had run out"),
-    ("node has died", "its machine was lost"),
-    ("node it was on", "its machine was lost"),
-    ("node was terminated", "its machine was lost"),
-    ("raylet died", "its machine was lost"),
+    ("node has died", MACHINE_LOST),
+    ("node it was on", MACHINE_LOST),
+    ("node was terminated", MACHINE_LOST),
+    ("raylet died", MACHINE_LOST),
     ("GetTimeoutError", "held its lease for too long, and was replaced"),
     ("temporarily unavailable", "could not be reached"),
     ("unavailable", "could not be reached"),

@@ -133,6 +133,8 @@ class Listener(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         network = trial.config["birth"]["network"]
         cause = causes.of(_last_error(trial))
+        if cause.startswith(causes.MACHINE_LOST):
+            trial.run_metadata.num_failures -= 1  # no fault of the network's, however often it meets with it
         live.failure(replica.address(self._census.folder), network, cause, "it goes on from its last commit")
         ray_metrics.failed(Path(self._census.folder).name, network)
         self._census.note(f"{network}'s process died ({cause}); it goes on from its last commit")
