@@ -164,10 +164,18 @@ class Cluster:
         """All but the head, the dead among them too."""
         return self.nodes[1:]
 
-    def add(self, cpus: float = 2, resources: str = "", gpus: int = 0, wait: bool = True) -> Node:
-        """Another worker node; returns once it has joined. resources: JSON, as `ray start --resources` takes it."""
+    def add(
+        self, cpus: float = 2, resources: str = "", gpus: int = 0, wait: bool = True, hidden: Path | None = None,
+    ) -> Node:  # fmt: skip
+        """Another worker node; returns once it has joined.
+
+        resources: JSON, as `ray start --resources` takes it. hidden: a folder in whose place the node sees an empty one
+        of its own; only where nodes have namespaces.
+        """
         more = [f"--resources={resources}"] if resources else []
-        return self._start([f"--address={self.address}", f"--num-cpus={cpus:g}", f"--num-gpus={gpus}", *more], wait)
+        return self._start(
+            [f"--address={self.address}", f"--num-cpus={cpus:g}", f"--num-gpus={gpus}", *more], wait, hidden
+        )
 
     def popen(self, words: Sequence[str], node: Node | None = None, **options: Any) -> subprocess.Popen[Any]:
         """A command on a node, the head's unless told, with the cluster's token; the caller waits for it or ends it."""
@@ -202,7 +210,7 @@ class Cluster:
         self.client = f"ray://{self.head.address}:{ports['client']}"
         self.dashboard = f"http://127.0.0.1:{ports['dashboard']}" if dashboard else None
 
-    def _start(self, words: Sequence[str], wait: bool = True) -> Node:
+    def _start(self, words: Sequence[str], wait: bool = True, hidden: Path | None = None) -> Node:
         name = f"node{len(self.nodes)}"
         folder = self.home / name
         folder.mkdir()
@@ -214,7 +222,11 @@ class Cluster:
         # Nodes that share an address must not share ports, and Ray's own choice has fixed defaults.
         apart = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
         options += ["--min-worker-port=0", "--max-worker-port=0", *(f"--{port}={_port()}" for port in apart)]
-        command = [*prefix, sys.executable, "-m", "ray.scripts.scripts", "start", *words, *options, "--block"]
+        blind: tuple[str, ...] = ()
+        if hidden is not None:
+            assert namespace is not None
+            blind = ("sh", "-ec", f'mount -t tmpfs tmpfs "{hidden}"; exec "$@"', "sh")  # `ip netns exec` has own mounts
+        command = [*prefix, *blind, sys.executable, "-m", "ray.scripts.scripts", "start", *words, *options, "--block"]
         with (folder / "ray-start.log").open("wb") as log:
             process = subprocess.Popen(
                 command, env=self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -296,6 +308,20 @@ class Network:
         for name in self.namespaces:
             _ip("netns", "del", name)
         _ip("link", "del", self.bridge)
+
+
+def listening(port: int, pid: int | str = "self") -> set[str]:
+    """The addresses at which somebody listens on the port, in the network that the process sees; any: 0.0.0.0."""
+    found = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            _, local, _, state, *_ = line.split()
+            host, _, at = local.rpartition(":")
+            if state == "0A" and int(at, 16) == port:
+                four = bytes.fromhex(host[-8:])[::-1]
+                mapped = table == "tcp" or host.startswith("0000000000000000FFFF0000")
+                found.add(socket.inet_ntoa(four) if mapped or not int(host, 16) else "IPv6")
+    return found
 
 
 def _ip(*words: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import fake_run
 import pytest
+from ray_nodes import listening
 
 from evo import mlflow_ui
 from evo.mlflow_ui import PageError
@@ -180,6 +181,11 @@ def test_the_page_shows_the_search_its_networks_their_curves_and_the_report(
     assert browser.until("document.querySelector('iframe') !== null")
     assert "The front of first-search" in browser.run("fetch(document.querySelector('iframe').src).then(r => r.text())")
     browser.picture(pictures / "report.png")
+
+
+def test_the_page_is_for_this_machine_alone(page: mlflow_ui.Page) -> None:
+    port = int(page.server.rpartition(":")[2])
+    assert listening(port) == {"127.0.0.1"}
 
 
 def test_a_taken_port_and_an_empty_folder_are_one_line(tmp_path: Path) -> None:

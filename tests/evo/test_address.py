@@ -1,0 +1,92 @@
+"""Addresses of clusters, and what is said where no cluster answers."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from ray import exceptions
+
+from evo import address, attached
+from evo.address import Door
+from evo.config import ConfigError
+from evo.settings import build
+
+
+@pytest.mark.parametrize("text", ["auto", "head:6379", "ray://head-1.example.org:10001", "ray://[::1]:10001", None])
+def test_what_is_an_address(text: str | None) -> None:
+    assert build({"address": text}).address == text
+
+
+@pytest.mark.parametrize("text", ["head", "http://head:1", "ray://head", "head:port", ""])
+def test_what_is_none(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"address: expected auto, HOST:PORT or ray://HOST:PORT"):
+        build({"address": text})
+
+
+def test_doors() -> None:
+    assert address.door("head:6379") == Door("head", 6379, False)
+    assert address.door("ray://[::1]:10001") == Door("[::1]", 10001, True)
+    assert address.door("ray://head:10001").text == "ray://head:10001"
+    assert address.is_remote("ray://head:10001")
+    assert not address.is_remote("auto")
+    assert not address.is_remote(None)
+
+
+def test_where_nothing_listens_is_one_line_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, and not listening
+        port = taken.getsockname()[1]
+        with pytest.raises(
+            ConfigError, match=rf"nothing listens at 127.0.0.1:{port} \(Connection refused\); check the"
+        ):
+            address.knock(Door("127.0.0.1", port, False))
+        with pytest.raises(ConfigError, match=r"nothing listens at ray://.*the head serves ray:// at port 10001"):
+            address.knock(Door("127.0.0.1", port, True))
+
+
+def test_a_cluster_of_other_versions_is_told_of() -> None:
+    said = RuntimeError(
+        "Version mismatch: The cluster was started with:\n    Ray: 2.1.0\n    Python: 3.9.1\n"
+        "This process on node 10.0.0.1 was started with:\n    Ray: 2.60.0\n    Python: 3.11.7\n"
+    )
+    told = str(attached._told(said, Door("head", 6379, False)))
+    assert "head:6379 runs Ray: 2.1.0 Python: 3.9.1, and this process Ray 2" in told
+    assert "pip install -c constraints.txt" in told
+
+
+def test_other_refusals_of_rays_are_one_line() -> None:
+    door = Door("head", 6379, False)
+    cases = {
+        RuntimeError(
+            "No node info found matching attributes"
+        ): "no node of the cluster at head:6379; write --address ray",
+        ConnectionError("InvalidAuthToken: missing"): "refuses the token of this process; set RAY_AUTH_MODE=token",
+        exceptions.RuntimeEnvSetupError("no space"): "cannot set up our code",
+        ConnectionError("first\nlast"): "cannot be joined (last)",
+    }
+    for error, told in cases.items():
+        line = str(attached._told(error, door))
+        assert line.startswith("address: ")
+        assert told in line
+        assert "\n" not in line
+
+
+def test_a_node_that_lacks_something_is_named() -> None:
+    node = attached.Node("abc", "worker7", "10.0.0.7")
+    whole = {"failed": "", "missing": [], "store": ""}
+    attached._check(node, whole, "runs")
+    with pytest.raises(ConfigError, match=r"node worker7 \(10.0.0.7\) lacks torch, ripser; run pip install -c"):
+        attached._check(node, {**whole, "missing": ["torch", "ripser"]}, "runs")
+    with pytest.raises(ConfigError, match=r"node worker7 \(10.0.0.7\) cannot run our code \(no module named yaml\)"):
+        attached._check(node, {**whole, "failed": "no module named yaml"}, "runs")
+    with pytest.raises(ConfigError, match=r"out: .* node worker7 \(10.0.0.7\) and this process do not share 'runs'"):
+        attached._check(node, {**whole, "store": "it does not see what was written there"}, "runs")
+
+
+def test_a_node_is_looked_over_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = attached.nodes.look(None)
+    assert found["missing"] == []
+    assert set(found["versions"]) == {"torch", "numpy", "scipy", "processor"}
+    monkeypatch.setattr(attached.nodes, "NEEDED", ("torch", "nowhere_to_be_found"))
+    assert attached.nodes.look(None)["missing"] == ["nowhere_to_be_found"]
