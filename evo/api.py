@@ -261,9 +261,16 @@ def _load(config: Config, in_memory: Any) -> Task:
             f"network.family: expected one of {', '.join(FAMILIES)}, got {config.network.family!r}; "
             f"write for example network.family: {next(iter(FAMILIES))}"
         )
-    place = device.resolve(config.device)
+    place = device.resolve("cpu" if _elsewhere(config) else config.device)
     task = data.load_task(config) if in_memory is None else data.from_arrays(in_memory, None, config)
     return task.to(place)
+
+
+def _elsewhere(config: Config) -> bool:
+    """Whether GPUs are asked for that only other nodes of a cluster have: a head seldom has one."""
+    import torch
+
+    return config.address is not None and config.device == "cuda" and not torch.cuda.is_available()
 
 
 def _settled(config: Config, task: Task) -> Config:
@@ -277,7 +284,7 @@ def _settled(config: Config, task: Task) -> Config:
         config.data.model_copy(update={"path": path}),
         config.network.model_copy(update={"start": start}),
     )
-    device = str(task.splits["train"].x.device)
+    device = config.device if _elsewhere(config) else str(task.splits["train"].x.device)
     return config.model_copy(update={"device": device, "data": data, "network": network, "out": out})
 
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import socket
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ import ray
 import torch
 from ray import tune
 
-from evo import complaints, plugins, replica
-from evo.config import Config
+from evo import complaints, plugins, replica, storage
+from evo.config import Config, ConfigError
 from evo.life import length
 from evo.pool import RayPool
 from evo.population import score
@@ -148,6 +149,12 @@ class NetworkTrial(tune.Trainable):
 
     def _open(self) -> Life:
         birth, network = self.config["birth"], self._network
+        if not storage.is_remote(self._common.folder) and not Path(self._common.folder).is_dir():
+            # A node that joined after the others were looked over must not write a record that nobody sees.
+            raise ConfigError(
+                f"out: expected a folder that every node sees, but {socket.gethostname()} does not see "
+                f"{str(self._common.folder)!r}; mount it there, or write --out s3://BUCKET/runs"
+            )
         parent: str | None = birth["parent"]
         config = build(self._common.config.model_dump(), birth["settings"])
         if self._origin is not None:

@@ -61,7 +61,7 @@ def run_search(
     small for what is asked, and ValueError or OSError for what a network met and no second try would mend.
     """
     # Unless one GPU was asked for by its number, networks are spread over all of them.
-    device = torch.device(config.device if config.device.startswith("cuda:") else device_of(task).type)
+    device = torch.device(config.device if config.device.startswith("cuda") else device_of(task).type)
     census = Census(Path(folder).absolute(), progress)
     if not census.complete(config.search.networks):
         if not ray.is_initialized():

@@ -7,9 +7,10 @@ import socket
 import pytest
 from ray import exceptions
 
-from evo import address, attached
+from evo import address, api, attached
 from evo.address import Door
 from evo.config import ConfigError
+from evo.progress import silent
 from evo.settings import build
 
 
@@ -90,3 +91,26 @@ def test_a_node_is_looked_over_in_this_process(monkeypatch: pytest.MonkeyPatch) 
     assert set(found["versions"]) == {"torch", "numpy", "scipy", "processor"}
     monkeypatch.setattr(attached.nodes, "NEEDED", ("torch", "nowhere_to_be_found"))
     assert attached.nodes.look(None)["missing"] == ["nowhere_to_be_found"]
+
+
+def test_gpus_may_be_the_workers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = build({"address": "auto", "device": "cuda", "data.limit": 100})
+    task = api._load(asked, None)
+    assert task.splits["train"].x.device.type == "cpu"
+    assert api._settled(asked, task).device == "cuda"
+    with (
+        pytest.raises(ConfigError, match="device: expected a GPU in the process of `evo grow` itself"),
+        api._joined("grow", asked, silent),
+    ):
+        pytest.fail("joined")  # pragma: no cover
+    with pytest.raises(ConfigError, match="sees none here"):
+        api._load(asked.model_copy(update={"address": None}), None)
+
+
+def test_growing_one_network_on_a_cluster_takes_workers() -> None:
+    with (
+        pytest.raises(ConfigError, match="nothing of `evo grow` runs on auto without trial workers"),
+        api._joined("grow", build({"address": "auto"}), silent),
+    ):
+        pytest.fail("joined")  # pragma: no cover
