@@ -232,6 +232,11 @@ def _joined(kind: str, config: Config, progress: Progress) -> Iterator[None]:
 
 def check_address(kind: str, config: Config) -> None:
     """Raises ConfigError where a cluster is named that would have nothing to do."""
+    if kind == "grow" and _elsewhere(config):
+        raise ConfigError(
+            "device: expected a GPU in the process of `evo grow` itself, which holds the network, but PyTorch sees "
+            "none here; run it on a node that has one, or write device: cpu"
+        )
     if kind == "grow" and config.workers == 0 and config.address is not None:
         raise ConfigError(
             f"address: nothing of `evo grow` runs on {config.address} without trial workers, got workers: 0; "
