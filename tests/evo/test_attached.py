@@ -187,8 +187,8 @@ class Trial:
         x = task.splits["train"].x
         place = x.data_ptr()
         for line in open("/proc/self/maps"):
-            low, high, _, offset, device, inode, *_ = line.split()
-            low, high = int(low, 16), int(high, 16)
+            span, _, offset, device, inode, *_ = line.split()
+            low, high = (int(end, 16) for end in span.split("-"))
             if low <= place < high:
                 return received() - before, [device, inode, int(offset, 16) + place - low], float(x.sum())
 
