@@ -21,7 +21,7 @@ import ray
 import torch
 from ray import tune
 
-from evo import complaints, plugins, replica, storage
+from evo import complaints, plugins, replica
 from evo.config import Config, ConfigError
 from evo.life import length
 from evo.pool import RayPool
@@ -149,7 +149,7 @@ class NetworkTrial(tune.Trainable):
 
     def _open(self) -> Life:
         birth, network = self.config["birth"], self._network
-        if not storage.is_remote(self._common.folder) and not Path(self._common.folder).is_dir():
+        if self._common.store is None and not self._folder.is_dir():
             # A node that joined after the others were looked over must not write a record that nobody sees.
             raise ConfigError(
                 f"out: expected a folder that every node sees, but {socket.gethostname()} does not see "
