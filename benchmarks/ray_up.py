@@ -163,7 +163,7 @@ def _launch(hosts: Hosts, log: Log) -> None:
     head, *workers = hosts.addresses
     fill = (
         f"sed -i -e 's/HEAD-ADDRESS/{head}/' -e 's/FIRST-ADDRESS, SECOND-ADDRESS/{', '.join(workers)}/' "
-        "-e 's/YOU$/root/' deploy/onprem.yaml"
+        "-e 's/YOU$/root/' -e \"s|~/.ssh|$HOME/.ssh|\" deploy/onprem.yaml"
     )
     log.run(fill, "The addresses are filled in:")
     log.run("ray get-auth-token --generate >/dev/null; ls -l ~/.ray/auth_token | cut -c1-10", "The token:")
