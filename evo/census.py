@@ -11,6 +11,7 @@ from evo.config import Config
 from evo.population import Point, name_of
 from evo.progress import Progress
 from evo.recorder import Fenced, Recorder, networks, read_table
+from evo.storage import StorageError
 
 _SHOWN = (
     "generation", "cycle", "step", "epoch", "information_nats", "validation_information_nats", "validation_accuracy",
@@ -58,10 +59,15 @@ class Census:
             except Fenced:  # a process of it that was taken for dead wrote once more
                 if last_try:
                     raise
+            except StorageError as error:
+                self.broken = self.broken or error
+                break
         return [] if kind == "failed" else points(network, rows)
 
     def tell(self, update: Mapping[str, Any]) -> None:
-        """Passes a cycle on to whoever watches."""
+        """Passes a cycle on to whoever watches, MLflow's mirror of this folder among them."""
+        if "network" in update:
+            self._pull(str(update["network"]))
         self._say({"stage": "cycle", **update})
 
     def note(self, text: str) -> None:
@@ -89,8 +95,14 @@ class Census:
         except BaseException as error:  # Ctrl-C among them: the networks are to end between two cycles first
             self.broken = self.broken or error
 
+    def _pull(self, network: str) -> None:
+        try:
+            replica.refresh(self.folder, network)
+        except StorageError as error:  # the search is to end with it, and not as if a network had failed
+            self.broken = self.broken or error
+
     def _rows(self, network: str) -> list[dict[str, Any]]:
-        replica.refresh(self.folder, network)
+        self._pull(network)
         rows: list[dict[str, Any]] = read_table(self.folder, network).to_pylist()
         return rows
 

@@ -15,6 +15,7 @@ from rivals import SHORT, between_threads
 from small_life import SMALL, live, made, same, saved, stable
 
 from evo import api, buckets, lease, replica, run_folder, stored_snapshots
+from evo.census import Census
 from evo.config import ConfigError
 from evo.events import row
 from evo.grower import Grower
@@ -152,6 +153,21 @@ def test_a_store_that_is_gone_for_a_while_costs_time_alone(
         with replica.temporary(uri) as folder:
             live(*made(**SHORT), folder)
         assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+
+
+def test_a_search_whose_store_is_gone_is_to_end_with_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(buckets, "PATIENCE", 0.2)
+    with bucket() as server:
+        replica.attach(tmp_path, server.uri("/census/a"))
+        Recorder(tmp_path, "n000").commit([row("started", cycle=0)])
+        server.stop()
+        for ask in (lambda c: c.life("n000"), lambda c: c.end("n000", "failed", "its process died")):
+            census = Census(tmp_path, lambda update: None)
+            assert not ask(census)
+            assert isinstance(census.broken, StorageError)
+        server.start()
+        assert Census(tmp_path, lambda update: None).life("n000") is None
+        assert len(read_events(tmp_path)) == 1
 
 
 def test_a_machine_without_room_for_a_replica_says_so(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
