@@ -17,6 +17,7 @@ from evo.options import (
     Data,
     Device,
     Epochs,
+    From,
     Json,
     Name,
     OutSetting,
@@ -51,7 +52,7 @@ def add(
     kind: Kind, task: Task = None, priority: Priority = 0, queue: Where = QUEUE, recipe: Recipe = None,
     config: ConfigFile = None, assign: Set = None, seed: Seed = None, out: OutSetting = None, name: Name = None,
     workers: Workers = None, budget: Budget = None, epochs: Epochs = None, device: Device = None, data: Data = None,
-    target: Target = None, address: Address = None, as_json: Json = False,
+    target: Target = None, start: From = None, address: Address = None, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Put a search or a life at the end of its priority; takes what `evo search` and `evo grow` take."""
     from evo.job_queue import Queue
@@ -61,6 +62,8 @@ def add(
     wanted = settings(
         config, assign, seed, out, name, workers, budget, epochs, device, data, target, task, recipe, address=address
     )
+    if start is not None:
+        wanted["network"]["parent"] = start
     job = Queue(queue).add(kind, _checked(kind, wanted), priority)
     if as_json:
         print_json({"job": job.id, "run": job.run, "priority": job.priority})
@@ -147,7 +150,7 @@ def _say(line: str) -> None:
 
 def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The settings as they must be read on whatever machine runs them. Raises ConfigError for what would fail there."""
-    from evo import api, plugins, run_folder
+    from evo import api, origins, plugins, run_folder
     from evo.config import ConfigError
     from evo.settings import build
     from evo.storage import below, is_remote
@@ -167,6 +170,12 @@ def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
             if not Path(path).exists():
                 raise ConfigError(f"{key}: there is no file {path!r}; correct the path")
             wanted = build(wanted, {key: str(Path(path).absolute())}).model_dump()
+    if config.network.parent is not None:
+        origin = origins.Origin.read(config.network.parent)
+        if not is_remote(origin.run) and not is_remote(config.out):
+            place = str(run_folder.find(origin.run, config.out).absolute())
+            snapshot = f":{origin.network}/{origin.snapshot}" if origin.network else ""
+            wanted = build(wanted, {"network.parent": f"{place}{snapshot}"}).model_dump()
     if not is_remote(config.out):
         wanted = build(wanted, {"out": str(Path(config.out).absolute())}).model_dump()
     if config.name is not None:

@@ -54,10 +54,17 @@ def test_jobs_are_added_listed_and_cancelled(evo: Any, tmp_path: Path) -> None:
     assert [(j["job"], j["state"], j["priority"]) for j in json.loads(out)["jobs"]] == [
         ("j0002", "waiting", 2), ("j0001", "waiting", 0)
     ]  # fmt: skip
+    (tmp_path / "runs" / "old").mkdir()
+    (tmp_path / "runs" / "old" / "run.json").write_text("{}")
+    evo("queue", "add", "grow", "--from", "old:n000/000003")
+    parent = Queue(tmp_path / "runs" / "queue").standing("j0003").job.config["network"]["parent"]
+    assert parent == f"{tmp_path}/runs/old:n000/000003"
+    evo("queue", "cancel", "j0003")
     assert evo("queue", "cancel", "j0001")[1] == "j0001 cancelled\n"
     assert evo("queue", "cancel", "j0001")[1] == "j0001 was cancelled already\n"
     lines = evo("queue", "list")[1].splitlines()
-    assert [line.split()[:3] for line in lines[1:]] == [["j0002", "2", "waiting"], ["j0001", "0", "cancelled"]]
+    found = [" ".join(line.split()[:3]) for line in lines[1:]]
+    assert found == ["j0002 2 waiting", "j0001 0 cancelled", "j0003 0 cancelled"]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +76,7 @@ def test_jobs_are_added_listed_and_cancelled(evo: Any, tmp_path: Path) -> None:
         (["add", "grow", "--set", "growth.triggers=sometimes"], "growth.triggers"),
         (["add", "grow", "--data", "none.csv", "--target", "y"], "data.path: there is no file 'none.csv'"),
         (["add", "grow", "--address", "auto"], "address: nothing of `evo grow` runs on auto without trial workers"),
+        (["add", "grow", "--from", "nowhere"], "run: there is no run 'nowhere'"),
         (["add", "grow", "--name", "queue"], "name: expected up to 100 letters"),
         (["add", "grow", "--name", "taken"], "name: expected one that is free"),
         (["cancel", "j0001", "j0009"], "job: there is no 'j0009'"),
