@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter, deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,34 +19,59 @@ from evo.population import Birth, Ground, Population, name_of
 from evo.suggestions import growth_settings, growth_space
 from evo.task import Task
 
+MAX_FAILURES = 3
+"""Deaths of its process that a network survives; nodes that are taken away do not count."""
+
 
 class Asker(Searcher):
-    """A population as Tune asks it. Networks that have ended already are told of at once and take no trial."""
+    """A population as Tune asks it. Networks that have ended already are told of at once and take no trial.
+
+    Tune itself starts a trial again whose process dies at work, but not one whose process dies before it began, as when
+    an actor that is handed from one network to the next is killed in between. Such a network is asked for once more.
+    """
 
     def __init__(self, population: Population, census: Census, scheduler: str) -> None:
         super().__init__()
         self._population, self._census, self._scheduler = population, census, scheduler
-        self._networks: dict[str, str] = {}
+        self._births: dict[str, Birth] = {}
+        self._broken_off: Birth | None = None
+        self._again: deque[Birth] = deque()
+        self._times: Counter[str] = Counter()  # that a network's trial broke off
 
     def suggest(self, trial_id: str) -> Any:
-        while (birth := self._population.birth()) is not None:
+        while (birth := self._next()) is not None:
             life = self._census.life(birth.network)
             if life is None:
-                self._networks[trial_id] = birth.network
+                self._births[trial_id] = birth
                 return birth.as_tune_config()
             self._population.ended(birth.network, life)
             self._census.tell_ended(birth.network)
-        return Searcher.FINISHED if self._population.exhausted else None
+        # Tune asks no more once it was told that this is all; a trial that still lives may break off.
+        return Searcher.FINISHED if self._population.exhausted and not self._births else None
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        network = self._networks.pop(trial_id)
+        birth = self._births.pop(trial_id)
         if error:
-            self._population.ended(network, [])
+            self._broken_off = birth  # the callback, which Tune calls next, knows how often it died
         elif (result or {}).get("mistake") is None and self._census.broken is None:
-            life = self._census.life(network)
+            life = self._census.life(birth.network)
             if life is None:
-                life = self._census.end(network, "finished", f"stopped by {self._scheduler}")
-            self._population.ended(network, life)
+                life = self._census.end(birth.network, "finished", f"stopped by {self._scheduler}")
+            self._population.ended(birth.network, life)
+
+    def broken_off(self, for_good: bool) -> bool:
+        """The trial that just ended by an error is asked for again, unless for good; whether it is."""
+        birth, self._broken_off = self._broken_off, None
+        assert birth is not None
+        self._times[birth.network] += 1
+        if for_good or self._times[birth.network] > MAX_FAILURES:
+            self._population.ended(birth.network, [])
+            return False
+        self._again.append(birth)
+        return True
+
+    def _next(self) -> Birth | None:
+        return self._again.popleft() if self._again else self._population.birth()
 
     # Tune would save its searcher; this one is rebuilt from the events.
 
@@ -64,7 +90,9 @@ class Asker(Searcher):
 
 @dataclass(frozen=True)
 class Plan:
-    """searcher: is asked for each of `samples` trials. PBT insists on having all at once: they are in space instead."""
+    """searcher: is asked for each of `samples` trials at most. PBT insists on having all at once: they are in space
+    instead.
+    """
 
     scheduler: TrialScheduler
     searcher: Asker | None
@@ -74,7 +102,7 @@ class Plan:
 
 def plan(config: Config, task: Task, census: Census, price: float) -> Plan:
     """price: nats a parameter, in the score."""
-    algorithm, networks = ALGORITHMS[config.search.algorithm], config.search.networks
+    algorithm, trials = ALGORITHMS[config.search.algorithm], config.search.networks * (1 + MAX_FAILURES)
     begun = () if algorithm.generational else tuple(census.begun().values())
     parent = origins.place_of(config.network.parent)
     people = population(Ground(config, math.prod(task.shape), task.outputs, price, parent, begun))
@@ -84,9 +112,9 @@ def plan(config: Config, task: Task, census: Census, price: float) -> Plan:
         cycles = config.growth.cycles + 1
         grace = max(1, cycles // 8)
         asha = ASHAScheduler("clock", "score", "max", max_t=cycles, grace_period=grace, reduction_factor=2)
-        return Plan(asha, Asker(people, census, "ASHA"), {}, networks)
+        return Plan(asha, Asker(people, census, "ASHA"), {}, trials)
     in_order = FIFOScheduler()  # type: ignore[no-untyped-call]
-    return Plan(in_order, Asker(people, census, "Tune"), {}, networks)
+    return Plan(in_order, Asker(people, census, "Tune"), {}, trials)
 
 
 def _pbt(config: Config, population: Population, census: Census) -> Plan:

@@ -33,9 +33,6 @@ from tournaments import economy
 CREATION_FAILED = "error raised in its creation task"
 """What Ray says where an actor could not even be made, which is a fault of the installation, not of a network."""
 
-MAX_FAILURES = 3
-"""Deaths of its process that a network survives; nodes that are taken away do not count."""
-
 _ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one is not silent when told to be
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -103,8 +100,9 @@ def _run(
             ),
             run_config=tune.RunConfig(
                 name="search", storage_path=scratch, verbose=0,
-                callbacks=[Listener(census), Waiter(census, room, config.wait)],
-                stop=UntilStopped(census, stop), failure_config=tune.FailureConfig(max_failures=MAX_FAILURES),
+                callbacks=[Listener(census, plan.searcher), Waiter(census, room, config.wait)],
+                failure_config=tune.FailureConfig(max_failures=schedulers.MAX_FAILURES),
+                stop=UntilStopped(census, stop),
             ),
         ).fit()  # fmt: skip
 
@@ -115,8 +113,8 @@ class Listener(tune.Callback):
     def __reduce__(self) -> tuple[Any, ...]:
         return object, ()  # Tune pickles it into its scratch folder, where nobody looks for it
 
-    def __init__(self, census: Census) -> None:
-        self._census = census
+    def __init__(self, census: Census, asker: schedulers.Asker | None) -> None:
+        self._census, self._asker = census, asker
         self._networks: dict[str, str] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
@@ -140,13 +138,17 @@ class Listener(tune.Callback):
         self._census.note(f"{network}'s process died ({cause}); it goes on from its last commit")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        """After the last of its tries."""
+        """Where Tune tries no more."""
         told = Path(trial.error_file).read_text(encoding="utf-8")
         if CREATION_FAILED in told:
             self._census.broken = self._census.broken or RuntimeError(told)
             return
-        network = trial.config["birth"]["network"]
-        live.failure(replica.address(self._census.folder), network, causes.of(_last_error(trial)), "given up")
+        network, cause = trial.config["birth"]["network"], causes.of(_last_error(trial))
+        if self._asker is not None and self._asker.broken_off(trial.num_failures > schedulers.MAX_FAILURES):
+            live.failure(replica.address(self._census.folder), network, cause, "it is started again")
+            self._census.note(f"{network}'s process died ({cause}) before it was at work; it is started again")
+            return
+        live.failure(replica.address(self._census.folder), network, cause, "given up")
         self._census.end(network, "failed", f"its process died {trial.num_failures} times")
 
 

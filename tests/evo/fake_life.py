@@ -1,7 +1,8 @@
 """A network's life without a network: figures drawn by key, kept in the run folder as a grower keeps them.
 
 Files in the run folder rule what goes wrong: `kill-NETWORK-CYCLE` kills the process once, `doom-NETWORK` every time,
-`refuse-NETWORK` raises what no second try would mend, `slow` makes each cycle last.
+`kill-NETWORK-closing` once when it is let go of, `refuse-NETWORK` raises what no second try would
+mend, `slow` makes each cycle last.
 """
 
 from __future__ import annotations
@@ -50,6 +51,9 @@ class FakeLife:
 
     def close(self) -> None:
         self.opened = False
+        if (once := self.folder / f"kill-{self.network}-closing").exists():
+            once.unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _commit(self, rows: list[dict[str, object]]) -> dict[str, float | int]:
         draw = keyed(self.config.seed, self.network, self.cycle)

@@ -85,6 +85,16 @@ def test_a_killed_network_changes_nothing(tmp_path: Path, unbroken: tuple[Path, 
     assert told == [("n001", killed, then), ("n004", killed, then)]
 
 
+def test_killed_between_two_networks_the_second_is_started_again(tmp_path: Path, unbroken: tuple[Path, Any]) -> None:
+    """Tune gives a trial up whose actor dies while it is handed on."""
+    for name in ("kill-n000-closing", "kill-n002-closing"):
+        (tmp_path / name).touch()
+    search(tmp_path, config_of())
+    assert not list(tmp_path.glob("kill-*"))
+    same_events(tmp_path, unbroken[0])
+    assert "it is started again" in {f["then"] for f in live.failures(tmp_path).values()}
+
+
 @pytest.mark.parametrize("algorithm", ["tpe", "regularised"])
 def test_other_generational_algorithms_repeat_themselves_killed_stopped_and_resumed(
     tmp_path: Path, algorithm: str
@@ -167,7 +177,7 @@ def test_what_no_second_try_mends_is_raised_as_it_is(tmp_path: Path) -> None:
 
 
 def test_a_network_that_always_dies_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evo.sweep.MAX_FAILURES", 1)
+    monkeypatch.setattr("evo.schedulers.MAX_FAILURES", 1)
     (tmp_path / "doom-n001").touch()
     search(tmp_path, config_of())
     rows = read_events(tmp_path)
