@@ -33,6 +33,7 @@ from evo.task import Task
 from search_spaces import checkpoint
 
 SMALL: dict[str, Any] = {
+    "device": "cpu",  # the promise of equal bits is for CPUs
     "task": "digits", "data.limit": 300, "training.steps": 60, "training.warmup": 2, "growth.cycles": 2,
     "network.density": 0.15, "tournament.rungs": [2, 3], "tournament.candidates": 2, "tournament.placebo_every": 2,
     "tournament.evidence_samples": 64, "record.mlflow": False, "name": "a",
