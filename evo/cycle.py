@@ -11,14 +11,16 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from evo import resolution, traces
+from evo import memory, resolution, traces
 from evo.batches import cosine_rates
 from evo.data import Task
 from evo.decision import decide
 from evo.life import Life
-from evo.rows import choice_row, segment_row
-from evo.segments import Segment
+from evo.memory import Parts
+from evo.rows import choice_row, memory_row, segment_row
+from evo.segments import Segment, Segmented
 from evo.surroundings import Surroundings, correct, information
 from evo.training import Moment, Trained, held_out_losses, predict
 from evo.trials import pack, unpack
@@ -40,7 +42,11 @@ def born(around: Surroundings, network: Network) -> Life:
     life = Life(0, 0, Ledger(0.0, 0.0), 0.0, 0.0, network.count())
     around = around.seen(life)
     task = around.task
-    now = information(task, held_out_losses(network, task.splits["growth"], task.kind))
+    held, parts = memory.fitted(
+        life.parts, 1, lambda parts: held_out_losses(network, task.splits["growth"], task.kind, parts.rows)
+    )
+    life = dataclasses.replace(life, parts=parts)
+    now = information(task, held)
     seen, policy = Seen(now, correct(around, network)), around.policy
     life = dataclasses.replace(life, information=now, born=now, best=now)
     ledger = policy.open(around.config.economy.endowment, seen, around.terms(life))
@@ -50,7 +56,20 @@ def born(around: Surroundings, network: Network) -> Life:
 def run_cycle(
     around: Surroundings, life: Life, network: Network, state: OptimizerState
 ) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
-    """The next cycle, or the last stretch of training once all cycles are over."""
+    """The next cycle, or the last stretch of training once all cycles are over.
+
+    A life ends where memory does not suffice for a single sample.
+    """
+    try:
+        return _cycle(around, life, network, state)
+    except memory.ShortOfMemoryError as short:
+        life = dataclasses.replace(life, cycle=life.cycle + 1, done=True, reason=f"{short}, one sample at a time")
+        return life, network, state, [choice_row(around, life, life.reason, lost=0)]
+
+
+def _cycle(
+    around: Surroundings, life: Life, network: Network, state: OptimizerState
+) -> tuple[Life, Network, OptimizerState, list[dict[str, Any]]]:
     around = around.seen(life)
     last = life.cycle >= around.plan.cycles
     # Steps of tournaments that were not held are left to the last stretch, so that the cosine comes to its end.
@@ -69,12 +88,13 @@ def run_cycle(
     return _patience(around, life), network, state, rows + decided
 
 
-def figures(task: Task, network: Network) -> dict[str, float]:
-    """Validation figures of a snapshot: information in nats, and accuracy or R²."""
+def figures(task: Task, network: Network, rows: int = memory.ROWS) -> dict[str, float]:
+    """Validation figures of a snapshot: information in nats, and accuracy or R². rows: looked at together."""
     held = task.splits["validation"]
-    found = score(task.kind, predict(network, held.x), held.y)
+    found = score(task.kind, predict(network, held.x, rows), held.y)
     name = "validation_accuracy" if task.kind == "classification" else "validation_r2"
-    return {"validation_information_nats": information(task, held_out_losses(network, held, task.kind)), name: found}
+    losses = held_out_losses(network, held, task.kind, rows)
+    return {"validation_information_nats": information(task, losses), name: found}
 
 
 def _patience(around: Surroundings, life: Life) -> Life:
@@ -115,9 +135,16 @@ def _train(
             traces.snapshots(config),
             resolution.scale(config.training.scales, life.cycle, around.plan.cycles),
         )
-        done = around.train(keep, segment)
+
+        def tried(parts: Parts, segment: Segment = segment) -> tuple[Segmented, NDArray[np.float64]]:
+            done = around.train(keep, dataclasses.replace(segment, parts=parts.training))
+            return done, held_out_losses(done.network, task.splits["growth"], task.kind, parts.rows)
+
+        (done, held), parts = memory.fitted(life.parts, config.training.batch_size, tried)
         trained, network, state = done.trained, done.network, done.state
-        held = held_out_losses(network, task.splits["growth"], task.kind)
+        if parts != life.parts:
+            life = dataclasses.replace(life, parts=parts)
+            rows.append(memory_row(around, life, "training", parts))
         if not trained.diverged and bool(np.isfinite(held).all()):
             break
         life = dataclasses.replace(life, rate=life.rate / 2, spent=life.spent + steps)

@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from evo import proposing, resolution, traces
+from evo import memory, proposing, resolution, traces
 from evo.life import Life
-from evo.rows import Bill, Day, analysis_rows, arm_row, decision_row
+from evo.memory import Parts
+from evo.rows import Bill, Day, analysis_rows, arm_row, decision_row, memory_row
 from evo.surroundings import Surroundings, correct, information
 from evo.trials import Body, TrialRequest, TrialResult, pack, unpack
 from search_spaces import actions
@@ -43,10 +44,19 @@ def decide(
     day = Day(price, around.phase(life))
     wanted = room(around, life, network)
 
+    looked = life.parts
+
     @functools.cache
     def look() -> Evidence:
-        fisher = keyed(config.seed, around.network, life.cycle, "fisher")
-        return collect(network, around.evidence.x, around.evidence.y, task.kind, fisher)
+        nonlocal looked
+        key = (config.seed, around.network, life.cycle, "fisher")
+
+        def seen(parts: Parts) -> Evidence:
+            with memory.needed("looking"):
+                return collect(network, around.evidence.x, around.evidence.y, task.kind, keyed(*key), parts.rows)
+
+        found, looked = memory.fitted(looked, 1, seen)
+        return found
 
     @functools.cache
     def findings() -> Findings:
@@ -64,9 +74,18 @@ def decide(
     if fired and not look().finite:
         fired, why = False, f"{why}; but activations or gradients overflow, so nothing can be screened"
     if fired:
-        candidates, proposed = proposing.candidates(around, life, findings(), price)
-        if not candidates:
-            why = f"{why}; none of {proposed} candidates promised more than its price"
+        try:
+            candidates, proposed = proposing.candidates(around, life, findings(), price)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.ran_out(error):
+                raise
+            why = f"{why}; memory did not suffice for the screening"
+        else:
+            if not candidates:
+                why = f"{why}; none of {proposed} candidates promised more than its price"
+    if looked != life.parts:
+        life = dataclasses.replace(life, parts=life.parts.with_all(looked))
+        rows.append(memory_row(around, life, "the evidence", life.parts))
     if not candidates:
         row = decision_row(around, life, network, day, "NoChange", why, 0, time.perf_counter() - began)
         return life, network, state, [*rows, row]
@@ -84,6 +103,7 @@ def decide(
     )
     life = dataclasses.replace(life, tournaments=life.tournaments + 1)
     rows += [arm_row(around, life, v, decision.arm, trials.bill(v.arm)) for v in decision.verdicts]
+    rows += [memory_row(around, life, f"arm {arm}'s forks", parts) for arm, parts in trials.smaller()]
     life, network, state, adopted = _adopt(around, life, network, state, decision, trials, candidates)
     reason = f"{why}; {decision.reason} ({len(candidates)} of {proposed} candidates were trialled)"
     name = candidates[decision.arm - 1].name if decision.arm else "NoChange"
@@ -192,6 +212,7 @@ class _Trials:
                 jitter=config.tournament.jitter,
                 training=config.training,
                 plateaus=self.life.plateaus,
+                parts=self.life.parts,
                 average=config.tournament.average,
                 scale=resolution.next_scale(config.training.scales, self.life.cycle, self.around.plan.cycles),
             )
@@ -216,6 +237,13 @@ class _Trials:
     def lived(self) -> int:
         """Steps of each fork that went all the way: fewer than the rungs have where a control diverged on it."""
         return self.steps[0] // self.around.config.tournament.seeds
+
+    def smaller(self) -> list[tuple[int, Parts]]:
+        """The arms of which a fork had to be worked on in smaller parts than the parent, and in which."""
+        found: dict[int, Parts] = {}
+        for (arm, _), result in sorted(self.results.items()):
+            found[arm] = found.get(arm, self.life.parts).with_all(result.parts)
+        return [(arm, parts) for arm, parts in found.items() if parts != self.life.parts]
 
     def bill(self, arm: int) -> Bill:
         """What an arm has cost."""
@@ -261,6 +289,7 @@ def _adopt(
         losses=() if grown else life.losses,
         norms=() if grown else life.norms,
         spent=life.spent + spent - trials.lived,
+        parts=life.parts.with_all(winner.parts),
     )
     return (
         traces.grown(around.config, life, around.policy.highs(seen)) if grown else life,

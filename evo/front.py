@@ -122,11 +122,14 @@ def evaluate_test(folder: Path, front: pd.DataFrame, task: Task) -> pd.DataFrame
 
 def on_test(network: Any, task: Task) -> dict[str, float | None]:
     """Test information (nats) and accuracy or r2 of one network; None where the network's outputs are not finite."""
+    from evo import memory
     from evo.training import predict
     from tournaments.objective import losses, score
 
     test = task.splits["test"]
-    outputs = predict(network.to(test.x.device), test.x).double()
+    network = network.to(test.x.device)
+    outputs, _ = memory.fitted(memory.WHOLE, 1, lambda parts: predict(network, test.x, parts.rows))
+    outputs = outputs.double()
     y = test.y if task.kind == "classification" else test.y.double()
     information = float(task.entropy) - float(losses(task.kind, outputs, y).mean())
     name = "accuracy" if task.kind == "classification" else "r2"

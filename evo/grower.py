@@ -18,20 +18,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from evo import events, faults, live, replica, stored_snapshots
+from evo import events, faults, live, memory, replica, stored_snapshots
 from evo.birth import seeded
 from evo.config import Config
 from evo.cycle import born, figures, run_cycle
 from evo.data import Task
 from evo.front import snapshot_folder
 from evo.life import Life
+from evo.memory import WHOLE
 from evo.mutation import mutated
 from evo.recorder import Fenced, Recorder, read_table
-from evo.rows import settings_json
+from evo.rows import memory_row, settings_json
 from evo.storage import abandoned
 from evo.surroundings import Surroundings
-from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
+from evo.trials import Body, TrialRequest, TrialResult, TrialRunner
 from evo.vitals import Vitals, Watched
+from evo.workers import attempt
 from search_spaces import actions, checkpoint, deltas
 from search_spaces.checkpoint import CheckpointError
 from search_spaces.content import Content
@@ -171,6 +173,8 @@ class Grower:
             self.body, self.state, row = mutated(self._around, self.life, self.body, self.state)
             self.life, told = born(self._around, self.body), [row]
         self.life = dataclasses.replace(self.life, peak=max(self.life.peak, self._peak_before))
+        if self.life.parts != WHOLE:
+            told.append(memory_row(self._around, self.life, "the growth data", self.life.parts))
         started = events.row(
             "started",
             cycle=0,
@@ -266,7 +270,10 @@ class Grower:
     # --- commits
 
     def _commit(self, rows: list[dict[str, Any]], seconds: float) -> dict[str, float]:
-        found = figures(self.task, self.body)
+        found, parts = memory.fitted(self.life.parts, 1, lambda parts: figures(self.task, self.body, parts.rows))
+        if parts != self.life.parts:
+            self.life = dataclasses.replace(self.life, parts=parts)
+            rows.append(memory_row(self._around, self.life, "the validation data", parts))
         name = f"{self.life.cycle:06d}"
         last = rows[-1]
         rows.append(
@@ -343,7 +350,7 @@ class Grower:
 
     def _run_here(self, parent: Body, requests: Any) -> list[TrialResult]:
         wanted: list[TrialRequest] = list(requests)
-        return [run_trial(self.task, parent, request) for request in wanted]
+        return [attempt(self.task, parent, request) for request in wanted]
 
 
 def _followed(before: Network, rows: list[dict[str, Any]]) -> Slots:

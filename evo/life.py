@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evo.config import Config
+from evo.memory import WHOLE, Parts
 from tournaments.economy import Ledger
 
 
@@ -50,7 +51,7 @@ class Life:
     born: information at birth. peak: most parameters that it ever had. losses, norms: of every step since the last
     growth (the latest 960). rate: factor on the learning rate, halved when training diverged. spent: steps that are not
     in its line, of lost forks and of training that diverged. plateaus: so many were seen, where a rule of update scales
-    may follow them. traces: JSON, what triggers remember.
+    may follow them. traces: JSON, what triggers remember. parts: in which memory has held its work so far.
     """
 
     cycle: int
@@ -73,16 +74,20 @@ class Life:
     reason: str = ""
     plateaus: int = 0
     traces: dict[str, Any] = dataclasses.field(default_factory=dict)
+    parts: Parts = WHOLE
 
     def to_json(self) -> dict[str, Any]:
         """Floats survive: Python writes the shortest decimal that reads back to the same bits."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if self.parts == WHOLE:
+            del fields["parts"]
+        return fields
 
     @staticmethod
     def from_json(fields: dict[str, Any]) -> Life:
         """Raises ValueError where the fields are not those of a life."""
         try:
-            rest = {**fields, "ledger": Ledger(**fields["ledger"])}
+            rest = {**fields, "ledger": Ledger(**fields["ledger"]), "parts": Parts(**fields.get("parts", {}))}
             for key in ("losses", "norms"):
                 rest[key] = tuple(float(v) for v in rest[key])
             return Life(**rest)

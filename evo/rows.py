@@ -9,6 +9,7 @@ from typing import Any
 from evo import events
 from evo.config import Config
 from evo.life import Life
+from evo.memory import Parts
 from evo.surroundings import Surroundings
 from evo.training import Trained
 from search_spaces import actions
@@ -22,6 +23,20 @@ def choice_row(around: Surroundings, life: Life, said: str, lost: int) -> dict[s
     """Something that was settled by trying it. lost: steps of the trying that the network has not kept."""
     return events.row(
         "choice", cycle=life.cycle, step=life.step, epoch=around.epoch(life), trial_steps=lost, reason=said
+    )
+
+
+def memory_row(around: Surroundings, life: Life, what: str, parts: Parts) -> dict[str, Any]:
+    """That memory did not suffice, and for what; in which parts the work was done instead."""
+    return events.row(
+        "choice",
+        cycle=life.cycle,
+        step=life.step,
+        epoch=around.epoch(life),
+        reason=f"memory did not suffice for {what}: {parts.told()}",
+        measure="parts of a batch",
+        value=float(parts.training),
+        unit=f"{parts.rows} samples looked at together",
     )
 
 

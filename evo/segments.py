@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from evo import memory
 from evo.batches import batch_orders
 from evo.config import TrainingConfig
 from evo.ranks import Ranks
@@ -28,7 +29,7 @@ from tournaments.objective import Kind
 @dataclass(frozen=True)
 class Segment:
     """key: of the randomness of its batches. rates: (k,), of its steps. trajectory: snapshots of the weights whose
-    velocities are told. scale: pixels along a side of the blocks that pictures are seen in.
+    velocities are told. scale: pixels along a side of the blocks that pictures are seen in. parts: of a batch.
     """
 
     key: tuple[int | str, ...]
@@ -37,6 +38,7 @@ class Segment:
     training: TrainingConfig
     trajectory: int = 0
     scale: int = 1
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -67,8 +69,9 @@ def train(data: Split, kind: Kind, parent: Body, segment: Segment, ranks: Ranks 
         ranks.agree(digests(parent), f"before step {segment.moment.step}")
     steps = len(segment.rates)
     orders = batch_orders(len(data), steps, segment.training.batch_size, keyed(*segment.key))
-    session = Session(network, state, data, kind, segment.training, at=segment.moment, ranks=ranks)
-    trained = session.run(orders, segment.rates, segment.trajectory)
+    session = Session(network, state, data, kind, segment.training, at=segment.moment, ranks=ranks, parts=segment.parts)
+    with memory.needed("training"):
+        trained = session.run(orders, segment.rates, segment.trajectory)
     state = session.close()
     if ranks is not None:
         untouched(network, state)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evo import resolution, segments
+from evo import memory, resolution, segments
 from evo.config import Config, ConfigError, TrainingConfig
 from evo.data import Split, Task
 from evo.life import Life, Plan
+from evo.memory import WHOLE
 from evo.segments import Segment, Segmented, Together
 from evo.training import predict
 from evo.trials import Body, TrialRunner
@@ -153,7 +154,8 @@ def correct(around: Surroundings, network: Network) -> int:
     if around.config.economy.policy != "correct":
         return 0
     held = around.task.splits["growth"]
-    return int((predict(network, held.x).argmax(1) == held.y).sum())
+    outputs, _ = memory.fitted(WHOLE, 1, lambda parts: predict(network, held.x, parts.rows))
+    return int((outputs.argmax(1) == held.y).sum())
 
 
 def information(task: Task, losses: NDArray[np.float64]) -> float:

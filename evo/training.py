@@ -23,13 +23,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import functional_call
 
-from evo import learning_rates
+from evo import learning_rates, memory
 from evo.adam import Adam
 from evo.averaging import Average
 from evo.compact import Layout
 from evo.config import TrainingConfig
 from evo.data import Split
 from evo.learning_rate_setting import Setting
+from evo.memory import ROWS
 from evo.quantisation import fake_quantise
 from evo.rank_norms import spanning
 from evo.ranks import Ranks
@@ -74,7 +75,8 @@ class Session:
 
     at: where in the life it begins; the rules of update scales, and the steps that see quantised weights, follow it.
     Two sessions are one long one where the first ends at a step at which scales are computed anew.
-    ranks: where this process is one of several that train this network together.
+    ranks: where this process is one of several that train this network together. parts: of a batch, each taken by
+    itself, with their gradients added up: for memory that does not hold a batch. A batch norm then sees the parts.
     """
 
     def __init__(
@@ -87,7 +89,9 @@ class Session:
         capture: bool | None = None,
         at: Moment = Moment(),
         ranks: Ranks | None = None,
+        parts: int = 1,
     ) -> None:
+        self.parts = parts
         self.network, self.state, self.data, self.kind, self.config = network, state, data, kind, config
         self.moment = self.refreshed = at
         self.ranks = ranks
@@ -251,14 +255,9 @@ class Session:
 
     def _step(self, quantised: bool = False) -> None:
         order = self.orders.index_select(0, self.at).view(-1)
-        x, y = self.data.x.index_select(0, order), self.data.y.index_select(0, order)
-        each = losses(self.kind, self._outputs(x, quantised), y)
-        # A share of the mean over the whole batch, not the mean over a share.
-        loss = each.mean() if self.ranks is None else each.sum() / self.whole
         names = self.layout.names
-        grads = torch.autograd.grad(loss, [self.parameters[name] for name in names]) if names else ()
+        loss, parts = self._gradients(order, quantised) if self.parts == 1 else self._added_up(order, quantised)
         with torch.no_grad():
-            parts = [self.layout.flat(name, grad) for name, grad in zip(names, grads, strict=True)]
             if self.ranks is not None:
                 # The loss goes along: one exchange a step, and all ranks see alike whether it is finite.
                 summed = self.ranks.sum(torch.cat([*parts, loss.detach().view(1)]))
@@ -276,6 +275,28 @@ class Session:
             self.log.index_copy_(0, self.at, torch.stack([loss.detach(), norm]).view(1, 2))
             self.at.add_(1)
 
+    def _gradients(self, order: Tensor, quantised: bool) -> tuple[Tensor, list[Tensor]]:
+        """Of the mean loss over the samples, or their share of that over the whole batch: it, and by parameter."""
+        x, y = self.data.x.index_select(0, order), self.data.y.index_select(0, order)
+        each = losses(self.kind, self._outputs(x, quantised), y)
+        # A share of the mean over the whole batch, not the mean over a share.
+        loss = each.mean() if self.ranks is None and self.parts == 1 else each.sum() / self.whole
+        names = self.layout.names
+        grads = torch.autograd.grad(loss, [self.parameters[name] for name in names]) if names else ()
+        return loss, [self.layout.flat(name, grad) for name, grad in zip(names, grads, strict=True)]
+
+    def _added_up(self, order: Tensor, quantised: bool) -> tuple[Tensor, list[Tensor]]:
+        """The same, part by part."""
+        pieces = [piece for piece in order.tensor_split(self.parts) if len(piece)]
+        loss, parts = self._gradients(pieces[0], quantised)
+        loss = loss.detach()
+        for piece in pieces[1:]:
+            more, others = self._gradients(piece, quantised)
+            loss = loss + more.detach()
+            for part, other in zip(parts, others, strict=True):
+                part.add_(other)
+        return loss, parts
+
     def _outputs(self, x: Tensor, quantised: bool) -> Tensor:
         if not quantised:
             outputs: Tensor = self.network(x)
@@ -286,17 +307,22 @@ class Session:
 
 
 @torch.no_grad()
-def predict(network: Network, x: Tensor, batch: int = 8192) -> Tensor:
-    """(n, outputs) in evaluation mode; the mode that the network was in is restored."""
+def predict(network: Network, x: Tensor, batch: int = ROWS) -> Tensor:
+    """(n, outputs) in evaluation mode; the mode that the network was in is restored.
+
+    Raises memory.ShortOfMemoryError where so many samples at once are too many.
+    """
     training = network.training
     network.eval()
-    outputs = torch.cat([network(part) for part in torch.split(x, batch)])
-    network.train(training)
-    return outputs
+    try:
+        with memory.needed("looking"):
+            return torch.cat([network(part) for part in torch.split(x, batch)])
+    finally:
+        network.train(training)
 
 
-def held_out_losses(network: Network, data: Split, kind: Kind) -> NDArray[np.float64]:
+def held_out_losses(network: Network, data: Split, kind: Kind, rows: int = ROWS) -> NDArray[np.float64]:
     """(n,) float64 nats. The outputs are widened first, so that sums of differences are exact to rounding."""
-    outputs = predict(network, data.x).double()
+    outputs = predict(network, data.x, rows).double()
     y = data.y if kind == "classification" else data.y.double()
     return np.asarray(losses(kind, outputs, y).cpu().numpy(), dtype=np.float64)

@@ -17,10 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evo import averaging
+from evo import averaging, memory
 from evo.batches import batch_orders, cosine_rates, jittered
 from evo.config import TrainingConfig
 from evo.data import Task
+from evo.memory import WHOLE, Parts
 from evo.resolution import at_scale
 from evo.training import Moment, Session, held_out_losses
 from search_spaces import actions, surgery
@@ -50,7 +51,7 @@ class TrialRequest:
     this fork stopped, None for the parent. step, steps, total: position in the life, for the learning rate, times
     `rate`. plateaus: that the life has seen, for the update scales that follow them. scale: pixels along a side of the
     blocks that pictures are seen in. average: share of the rung, its end, over which the weights are averaged before
-    they are measured.
+    they are measured. parts: in which memory holds the work.
     """
 
     key: tuple[int | str, ...]
@@ -68,6 +69,7 @@ class TrialRequest:
     plateaus: int = 0
     scale: int = 1
     average: float = 0.0
+    parts: Parts = WHOLE
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class TrialResult:
     """growth, audit: (n,) float64 held-out losses in nats, of the fork's averaged weights where these were asked for.
 
     body: the fork after training. as_is: (n,) its losses on the growth data as it stands, which the books follow.
+    parts: in which the work was done.
     """
 
     arm: int
@@ -87,6 +90,7 @@ class TrialResult:
     norm: float
     diverged: bool
     seconds: float
+    parts: Parts = WHOLE
 
 
 class TrialRunner(Protocol):
@@ -116,7 +120,10 @@ def unpack(body: Body) -> tuple[Network, OptimizerState]:
 
 
 def run_trial(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
-    """Edit, train, measure. A fork that turns non-finite is reported as diverged; it never raises for that."""
+    """Edit, train, measure. A fork that turns non-finite is reported as diverged; it never raises for that.
+
+    Raises memory.ShortOfMemoryError where the request's parts are too large.
+    """
     began = time.perf_counter()
     task = at_scale(task, request.scale)
     network, state = unpack(request.start if request.start is not None else parent)
@@ -134,17 +141,19 @@ def run_trial(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
             orders, n, request.jitter, keyed(*request.key, "jitter", request.seed, request.rung, request.arm)
         )
     moment = Moment(request.step, request.total, request.plateaus)
-    session = Session(network, state, data, task.kind, request.training, at=moment)
+    session = Session(network, state, data, task.kind, request.training, at=moment, parts=request.parts.training)
     rates = request.rate * cosine_rates(request.training, request.step, request.steps, request.total)
-    trained = session.run(orders, rates, average=request.average)
+    with memory.needed("training"):
+        trained = session.run(orders, rates, average=request.average)
     state = session.close()
-    body, as_is = pack(network, state), held_out_losses(network, task.splits["growth"], task.kind)
+    rows = request.parts.rows
+    body, as_is = pack(network, state), held_out_losses(network, task.splits["growth"], task.kind, rows)
     growth = as_is
     if trained.average is not None:
         network, _ = unpack(body)
         averaging.put(network, trained.average)
-        growth = held_out_losses(network, task.splits["growth"], task.kind)
-    audit = held_out_losses(network, task.splits["audit"], task.kind)
+        growth = held_out_losses(network, task.splits["growth"], task.kind, rows)
+    audit = held_out_losses(network, task.splits["audit"], task.kind, rows)
     finite = all(bool(np.isfinite(losses).all()) for losses in (growth, audit, as_is))
     diverged = trained.diverged or not finite
     return TrialResult(
@@ -158,4 +167,5 @@ def run_trial(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
         norm=float(trained.norms.mean()),
         diverged=diverged,
         seconds=time.perf_counter() - began,
+        parts=request.parts,
     )

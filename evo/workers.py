@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
 
-from evo import placement
+from evo import memory, placement
+from evo.memory import Parts
 from evo.placement import WAIT_SECONDS
 from evo.task import Task
 from evo.trials import Body, TrialRequest, TrialResult, TrialRunner, run_trial
@@ -68,15 +70,16 @@ def device_of(task: Task) -> torch.device:
 
 
 def attempt(task: Task, parent: Body, request: TrialRequest) -> TrialResult:
-    """`run_trial`; a fork for which there is not enough memory has lost, and the run goes on."""
+    """`run_trial`, in as many parts as memory asks for; a fork that does not fit even so has lost."""
     began = time.perf_counter()
+
+    def tried(parts: Parts) -> TrialResult:
+        return run_trial(task, parent, dataclasses.replace(request, parts=parts))
+
     try:
-        return run_trial(task, parent, request)
-    except (MemoryError, torch.OutOfMemoryError):
-        pass
-    except RuntimeError as error:
-        # What PyTorch's allocator for the CPU says, in a class of no more precise name.
-        if "can't allocate memory" not in str(error):
+        return memory.fitted(request.parts, request.training.batch_size, tried)[0]
+    except (MemoryError, RuntimeError) as error:
+        if not memory.ran_out(error):
             raise
     return lost(task, parent, request, time.perf_counter() - began)
 

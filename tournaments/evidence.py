@@ -5,7 +5,7 @@ n samples, t positions of a picture that share weights (1 for dense layers), p l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,11 +43,20 @@ class Evidence:
         return bool(torch.stack([values.square().sum() for values in seen]).isfinite().all())
 
 
-def collect(network: Network, x: Tensor, y: Tensor, kind: Kind, rng: np.random.Generator) -> Evidence:
+def collect(
+    network: Network, x: Tensor, y: Tensor, kind: Kind, rng: np.random.Generator, rows: int | None = None
+) -> Evidence:
     """One forward and two backward passes in evaluation mode. rng: draws the model's labels.
 
-    x: (n, *shape), y: (n,) or (n, q), training data.
+    x: (n, *shape), y: (n,) or (n, q), training data. rows: samples that a pass sees, all if None; the labels are the
+    same.
     """
+    if rows is not None and rows < len(x):
+        parts = [
+            collect(network, xs, ys, kind, rng)
+            for xs, ys in zip(torch.split(x, rows), torch.split(y, rows), strict=True)
+        ]
+        return _joined(parts, x, y)
     training = network.training
     network.eval()
     pre: dict[str, Tensor] = {}
@@ -77,4 +86,21 @@ def collect(network: Network, x: Tensor, y: Tensor, kind: Kind, rng: np.random.G
         gradients={layer: -g for layer, g in zip(pre, real, strict=True)},
         fisher={layer: -g for layer, g in zip(pre, model, strict=True)},
         loss=float(per_sample.detach().mean()),
+    )
+
+
+def _joined(parts: Sequence[Evidence], x: Tensor, y: Tensor) -> Evidence:
+    """What passes over parts of the samples saw, as one."""
+
+    def all_of(seen: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {layer: torch.cat([values[layer] for values in seen]) for layer in seen[0]}
+
+    return Evidence(
+        kind=parts[0].kind,
+        x=x,
+        y=y,
+        activations=all_of([part.activations for part in parts]) | {"input": x},
+        gradients=all_of([part.gradients for part in parts]),
+        fisher=all_of([part.fisher for part in parts]),
+        loss=sum(part.loss * part.samples for part in parts) / len(x),
     )

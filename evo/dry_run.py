@@ -1,0 +1,145 @@
+"""A dry run: what a search or a growth would claim, where, and for how long. Nothing is started, no folder made."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from evo import cluster, footprint, placement
+from evo.config import Config
+from evo.footprint import Shape
+from evo.life import Plan
+from evo.placement import Node
+from evo.task import Task
+from evo.workers import device_of
+
+START_SECONDS = 15.0
+"""Until networks take their first step: Ray's start, and the imports of its processes (measured: 10–20 s)."""
+
+TRIAL_SECONDS = 0.02
+"""That a fork takes beside its own work: sent, unpacked and answered (measured with one worker on digits)."""
+
+DECISION_SECONDS = 0.15
+"""Of a decision beside evidence and trials: proposals, screening, selection and the commit (measured on digits)."""
+
+
+def plan(kind: str, config: Config, task: Task, nodes: Sequence[Node] | None = None) -> dict[str, Any]:
+    """The plan as `evo search --dry-run --json` prints it. nodes: those that Ray or this machine has, if not given.
+
+    Raises ConfigError where it does not fit.
+    """
+    device = device_of(task)
+    nodes = cluster.nodes(device) if nodes is None else nodes
+    found = footprint.measured(config, task)
+    need = found.need()
+    if kind == "search":
+        room = placement.plan(nodes, config, device.type, need)
+        networks = config.search.networks
+    else:
+        room = placement.pool(nodes, config.workers, device.type, need)
+        networks = 1
+    waves = math.ceil(networks / room.at_once)
+    life = Plan.of(config, len(task.splits["train"]))
+    low, high = (_life(config, life, shape, max(config.workers, 1)) for shape in (found.seed, found.grown))
+    started = START_SECONDS if kind == "search" or config.workers else 0.0
+    seconds = [started + waves * lived for lived in sorted((low, high))]
+    if config.budget is not None:
+        seconds = [min(s, config.budget) for s in seconds]
+    return {
+        "kind": kind, "task": task.name, "device": str(device), "networks": networks, "at_once": room.at_once,
+        "waves": waves, "workers": config.workers, "bundles": room.bundles(), "strategy": room.strategy,
+        "gpu_fraction": room.gpus, "memory_bytes": need.memory, "gpu_memory_bytes": need.gpu_memory,
+        "measured": need.source, "nodes": _nodes(nodes, room), "spread": room.spread, "why": list(room.why),
+        "steps": life.total, "cycles": life.cycles, "trial_steps_a_decision": _trial_steps(config),
+        "seed": dataclasses.asdict(found.seed), "grown": dataclasses.asdict(found.grown),
+        "seconds": [round(s, 1) for s in seconds],
+    }  # fmt: skip
+
+
+def _nodes(nodes: Sequence[Node], room: placement.Plan) -> list[dict[str, Any]]:
+    whole, idle = dict(room.groups), {node.name: node for node in room.idle}
+    return [
+        {
+            "name": node.name, "cpus": node.cpus, "gpus": node.gpus, "networks": whole[node.name],
+            "idle_cpus": idle[node.name].cpus, "idle_gpus": idle[node.name].gpus,
+        }
+        for node in nodes
+    ]  # fmt: skip
+
+
+def _arms(config: Config) -> list[int]:
+    """Forks' arms of each rung: all candidates and the control, then half of them."""
+    left, arms = config.tournament.candidates, []
+    for _ in config.tournament.rungs:
+        arms.append(left + 1)
+        left = max(1, left // 2)
+    return arms
+
+
+def _trial_steps(config: Config) -> int:
+    forks = zip(_arms(config), config.tournament.rungs, strict=True)
+    return sum(arms * config.tournament.seeds * steps for arms, steps in forks)
+
+
+def _life(config: Config, life: Plan, shape: Shape, workers: int) -> float:
+    """Seconds of one life at this shape, with its trials shared by so many workers."""
+    first = config.tournament.rungs[0]
+    rounds = [
+        math.ceil(arms * config.tournament.seeds / workers)
+        * (shape.fork + max(0, steps - first) * shape.step + TRIAL_SECONDS)
+        for arms, steps in zip(_arms(config), config.tournament.rungs, strict=True)
+    ]
+    lived = (life.total - life.cycles * life.trial) * shape.step
+    lived += life.cycles * (shape.look + DECISION_SECONDS + sum(rounds))
+    return lived if config.training.seconds is None else min(lived, config.training.seconds)
+
+
+def told(found: dict[str, Any]) -> str:
+    """The plan in lines."""
+    bundle = found["bundles"][0] if found["bundles"] else {}
+    claim = ", ".join(f"{value:g} {name}" for name, value in bundle.items() if name != "memory")
+    lines = [f"{found['kind']} {found['task']} on {found['device']}: the plan; nothing was started"]
+    if found["kind"] == "search":
+        lines.append(f"networks    {found['networks']}, {found['at_once']} at once, {found['waves']} after another")
+    lines.append(
+        f"workers     {found['workers']} each" + ("" if found["workers"] else ": trials run in its own process")
+    )
+    if found["bundles"]:
+        many = len(found["bundles"])
+        lines.append(
+            f"a network   a placement group of {many} bundle{'s' * (many > 1)} ({found['strategy']}), {claim} each"
+        )
+    for node in found["nodes"]:
+        gpus = f", {node['gpus']:g} GPUs ({node['idle_gpus']:g} idle)" if node["gpus"] else ""
+        lines.append(
+            f"node        {node['name']}: {node['cpus']:g} CPUs ({node['idle_cpus']:g} idle){gpus}: "
+            f"{node['networks']} network{'s' * (node['networks'] != 1)}"
+        )
+    lines += [f"            {why}" for why in found["why"]]
+    lines.append(f"memory      about {found['memory_bytes'] / 2**20:,.0f} MiB a process, {found['measured']}")
+    if found["gpu_fraction"]:
+        of = f", for {found['gpu_memory_bytes'] / 2**20:,.0f} MiB" if found["gpu_memory_bytes"] else ""
+        lines.append(f"GPU         {found['gpu_fraction']:g} of one for each process{of}")
+    lines.append(
+        f"a life      {found['steps']:,} steps, {found['cycles']} decisions of "
+        f"{found['trial_steps_a_decision']:,} trial steps"
+    )
+    for name in ("seed", "grown"):
+        shape = found[name]
+        lines.append(
+            f"{name:<12}{shape['parameters']:,} parameters: {1000 * shape['step']:.2f} ms a step, "
+            f"{1000 * shape['fork']:.0f} ms a fork's first rung"
+        )
+    low, high = found["seconds"]
+    lines.append(
+        f"time        {_clock(low)} if all stay as small as their seeds, {_clock(high)} if all grow to the limit"
+    )
+    return "\n".join(lines)
+
+
+def _clock(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
