@@ -169,18 +169,37 @@ def _from(start: Run | str | os.PathLike[str] | None, settings: Mapping[str, Any
 
 
 def _launch(kind: str, task: Any, config: Settings, settings: Mapping[str, Any], progress: Progress) -> Run:
+    checked, loaded = _checked(kind, task, config, settings)
+    checked, caution = origins.settled(checked, loaded, fingerprint(loaded))
+    if caution:
+        progress({"stage": "note", "text": caution, "lasts": True})
+    with _joined(kind, checked, progress):
+        return _carried_out(kind, _settled(checked, loaded), loaded, None, progress)
+
+
+def _checked(kind: str, task: Any, config: Settings, settings: Mapping[str, Any]) -> tuple[Config, Task]:
+    """The whole config and the data that it names, with all that can be checked before a run begins."""
     in_memory = task is not None and not isinstance(task, str)
     named = {} if task is None else {"task": IN_MEMORY if in_memory else task}
     checked = build(settings_of(config), named, settings)
     if in_memory != (checked.task == IN_MEMORY):
         raise ConfigError(f"task: {IN_MEMORY!r} means data in memory, and nothing else does; leave task out of config")
     _plug_in(kind, checked)
-    loaded = _load(checked, task if in_memory else None)
-    checked, caution = origins.settled(checked, loaded, fingerprint(loaded))
-    if caution:
-        progress({"stage": "note", "text": caution, "lasts": True})
-    with _joined(kind, checked, progress):
-        return _carried_out(kind, _settled(checked, loaded), loaded, None, progress)
+    return checked, _load(checked, task if in_memory else None)
+
+
+def foresee(
+    kind: str, task: Any = None, *, config: Settings = None, progress: Progress | None = None, **settings: Any
+) -> dict[str, Any]:
+    """What `grow` or `search` (kind) would claim, where, and for how long, with the same arguments.
+
+    Nothing is started but what measures, and no folder is made. Raises ConfigError as they would.
+    """
+    from evo import dry_run
+
+    checked, loaded = _checked(kind, task, config, settings)
+    with _joined(kind, checked, progress or silent), _one_thread():
+        return dry_run.plan(kind, checked, loaded)
 
 
 def carry_out(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from evo import cli_instruments, cli_queue, cli_watch
+from evo import cli_dry_run, cli_instruments, cli_queue, cli_watch
 from evo.cli_ensemble import ensemble
 from evo.cli_recipes import recipes
 from evo.complaints import INTERRUPTED, complain, plainly
@@ -24,6 +24,7 @@ from evo.options import (
     ConfigFile,
     Data,
     Device,
+    DryRun,
     Epochs,
     From,
     Json,
@@ -78,7 +79,7 @@ def grow(
     task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
     device: Device = None, data: Data = None, target: Target = None, start: From = None, address: Address = None,
-    as_json: Json = False,
+    dry_run: DryRun = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow one network on TASK."""
     wanted = settings(
@@ -86,6 +87,9 @@ def grow(
     )
     from evo import api
 
+    if dry_run:
+        cli_dry_run.show("grow", wanted, as_json)
+        return
     _carry_out(functools.partial(api.grow, config=wanted, start_from=start), as_json)
 
 
@@ -95,7 +99,7 @@ def search(
     task: Task = None, recipe: Recipe = None, config: ConfigFile = None, assign: Set = None, seed: Seed = None,
     out: OutSetting = None, name: Name = None, workers: Workers = None, budget: Budget = None, epochs: Epochs = None,
     device: Device = None, data: Data = None, target: Target = None, start: From = None, address: Address = None,
-    as_json: Json = False,
+    dry_run: DryRun = False, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Grow a population of networks on TASK and print its Pareto front."""
     wanted = settings(
@@ -103,6 +107,9 @@ def search(
     )
     from evo import api
 
+    if dry_run:
+        cli_dry_run.show("search", wanted, as_json)
+        return
     _carry_out(functools.partial(api.search, config=wanted, start_from=start), as_json)
 
 

@@ -6,22 +6,27 @@ long they will be at it.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from evo import memory
+from evo import memory, replica
 from evo.batches import batch_orders, cosine_rates
 from evo.birth import seeded
 from evo.config import Config
 from evo.life import Plan
-from evo.placement import Need
+from evo.placement import Need, Node
 from evo.settings import build
+from evo.storage import open_store
 from evo.surroundings import resolved
 from evo.task import Task
 from evo.training import Moment, Session
@@ -40,6 +45,9 @@ CONTEXT_BYTES = 600 * 2**20
 """Of a GPU, for the CUDA context and the libraries' workspaces of one process, which PyTorch does not count."""
 
 WARM, TIMED = 4, 24
+
+FILE = "footprint.json"
+"""In a run's folder: what was measured when it began."""
 
 
 @dataclass(frozen=True)
@@ -198,18 +206,44 @@ def _resident() -> int:
     return pages * 4096
 
 
-def need_of(config: Config, task: Task, gpu: bool, room: int) -> Need:
-    """What a process needs, measured where it may matter: on a GPU, or where a rough guess is above `room` bytes of
-    memory. What cannot be measured is no bound, and says why.
+def settled(config: Config, task: Task, nodes: Sequence[Node], folder: Path) -> Need:
+    """What a process of this run needs, measured where it may matter, once in the run's life: a resume, and whoever
+    else runs it, goes by what the run's folder says.
+
+    It may matter on a GPU, or where a rough guess is more than a node's memory divided among its CPUs.
     """
-    if not gpu and _guess(config, task) <= room:
-        return Need(0, 0, "not measured: far below what there is")
+    found = replica.of(folder)
+    store = open_store(folder) if found is None else found.store
+    with contextlib.suppress(FileNotFoundError):
+        return _read(store.read(FILE))
+    room = min((node.memory / max(node.cpus, 1.0) for node in nodes if node.memory and node.cpus), default=math.inf)
+    if task.splits["train"].x.device.type != "cuda" and _guess(config, task) <= room:
+        need = Need(0, 0, "not measured: far below what there is")
+    else:
+        need = _measured_need(config, task)
+    text = json.dumps(dataclasses.asdict(need)).encode()
+    return need if store.create(FILE, text) else _read(store.read(FILE))
+
+
+def _measured_need(config: Config, task: Task) -> Need:
+    """What cannot be measured is no bound, and says why."""
     try:
         return measured(config, task).need()
     except (MemoryError, RuntimeError) as error:
         if not memory.ran_out(error):
             raise
         return Need(0, 0, f"not measured: {error}")
+
+
+def _read(text: bytes) -> Need:
+    """Raises ValueError where the file does not hold a need."""
+    try:
+        found = json.loads(text)
+        return Need(int(found["memory"]), int(found["gpu_memory"]), str(found["source"]))
+    except (KeyError, TypeError, ValueError) as err:
+        raise ValueError(
+            f"{FILE}: expected memory, gpu_memory and source, got {text[:60]!r}; remove the file, and it is made again"
+        ) from err
 
 
 def _guess(config: Config, task: Task) -> int:

@@ -38,6 +38,9 @@ Epochs = Annotated[float | None, typer.Option(help="Length of a network's life; 
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Data = Annotated[Path | None, typer.Option(help="A table (.parquet, .csv), or mnist's folder of IDX files.")]
 Target = Annotated[str | None, typer.Option(help="The table's target column.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would run where and for how long; start nothing, make no folder.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on standard output and nothing else.")]
 From = Annotated[
     str | None,

@@ -18,7 +18,7 @@ import ray
 import torch
 from ray import tune
 
-from evo import causes, cluster, live, placement, ray_metrics, replica, schedulers
+from evo import causes, cluster, footprint, live, placement, ray_metrics, replica, schedulers
 from evo.census import Census
 from evo.config import Config, ConfigError
 from evo.network_trial import Begin, Common, NetworkTrial, grower
@@ -64,7 +64,8 @@ def run_search(
         if not ray.is_initialized():
             progress({"stage": "note", "text": "starting Ray ..."})
         with cluster.session(device):
-            plan = placement.plan(cluster.nodes(device), config, device.type)
+            nodes = cluster.nodes(device)
+            plan = placement.plan(nodes, config, device.type, footprint.settled(config, task, nodes, census.folder))
             with _environment(plan):
                 _run(config, task, device, plan, census, stop, begin)
     if census.broken is not None:
