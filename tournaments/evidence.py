@@ -22,6 +22,7 @@ class Evidence:
 
     gradients: layer -> (n, ...) *negative* per-sample loss gradients at its pre-activations, nats per unit.
     fisher: the same with labels sampled from the model, whose second moment is the Fisher matrix. loss: nats, the mean.
+    rows: samples that a pass may see at once; None: all.
     """
 
     kind: Kind
@@ -31,10 +32,22 @@ class Evidence:
     gradients: Mapping[str, Tensor]
     fisher: Mapping[str, Tensor]
     loss: float
+    rows: int | None = None
 
     @property
     def samples(self) -> int:
         return len(self.x)
+
+    @torch.no_grad()
+    def losses(self, network: Network) -> Tensor:
+        """(n,) nats, of another network on the same samples, in evaluation mode."""
+        training = network.training
+        network.eval()
+        rows = self.rows or len(self.x)
+        parts = zip(torch.split(self.x, rows), torch.split(self.y, rows), strict=True)
+        found = torch.cat([losses(self.kind, network(xs), ys) for xs, ys in parts])
+        network.train(training)
+        return found
 
     @property
     def finite(self) -> bool:
@@ -103,4 +116,5 @@ def _joined(parts: Sequence[Evidence], x: Tensor, y: Tensor) -> Evidence:
         gradients=all_of([part.gradients for part in parts]),
         fisher=all_of([part.fisher for part in parts]),
         loss=sum(part.loss * part.samples for part in parts) / len(x),
+        rows=parts[0].samples,
     )

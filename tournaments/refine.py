@@ -16,10 +16,8 @@ import torch
 
 from search_spaces import surgery
 from search_spaces.actions import Action, Connect, Disconnect, Edge
-from search_spaces.network import Network
 from tournaments.candidate import Candidate
 from tournaments.findings import Findings
-from tournaments.objective import losses
 
 CONFIDENCE = 2.05
 """Standard errors below the measured gain at which a promise begins: 2% of them are broken on pure noise."""
@@ -126,13 +124,5 @@ def _gain(findings: Findings, actions: tuple[Action, ...]) -> tuple[float, float
     """Nats that the evidence's loss falls by at once, and its standard error over the samples."""
     evidence = findings.evidence
     after, _ = surgery.apply(findings.network, actions)
-
-    def of(network: Network) -> torch.Tensor:
-        training = network.training
-        network.eval()
-        found = losses(evidence.kind, network(evidence.x), evidence.y).double()
-        network.train(training)
-        return found
-
-    difference = of(findings.network) - of(after)
+    difference = evidence.losses(findings.network).double() - evidence.losses(after).double()
     return float(difference.mean()), float(difference.std()) / math.sqrt(evidence.samples)

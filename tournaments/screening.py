@@ -13,7 +13,6 @@ from search_spaces.actions import Action, Connect, Insert, Skip, Widen
 from search_spaces.network import Network
 from tournaments.candidate import Candidate
 from tournaments.evidence import Evidence
-from tournaments.objective import losses
 
 STEPS = (1.0, 0.4, 0.15)
 
@@ -98,6 +97,5 @@ def _values(action: Action) -> bool:
 
 def _loss(network: Network, actions: Sequence[Action], evidence: Evidence) -> float:
     trial, _ = surgery.apply(network, actions)
-    trial.eval()
-    value = float(losses(evidence.kind, trial(evidence.x), evidence.y).mean())
+    value = float(evidence.losses(trial).mean())
     return value if np.isfinite(value) else float("inf")

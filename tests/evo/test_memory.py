@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,13 +15,14 @@ import short_of_memory
 import torch
 from small_life import cut, live, made, same, stable
 
-from evo import cluster, memory, placement, plugins
+from evo import cluster, placement, plugins
 from evo.data import Split
 from evo.grower import Grower
 from evo.memory import Parts, ShortOfMemoryError, fitted, needed, ran_out
 from evo.pool import RayPool
 from evo.training import Session, predict
-from evo.workers import InProcess
+from evo.trials import TrialRequest, pack
+from evo.workers import InProcess, attempt
 from search_spaces import checkpoint
 from search_spaces.families.mlp import Mlp
 from search_spaces.optimizer_state import OptimizerState
@@ -156,6 +159,7 @@ def test_a_life_goes_on_in_parts_and_says_so(short: Path, unbroken: Path) -> Non
     assert list(told["value"]) == [1.0, 4.0]
     assert "batches in 4 parts, 16 samples looked at together" in told["reason"].iloc[1]
     assert rows["reason"].iloc[-1] == "lived its whole life"
+    assert (rows["kind"] == "candidate").any()
     assert not rows["diverged"].dropna().any()
     assert lives(short)[-1]["parts"] == {"training": 4, "looking": 512}
     # A life that memory suffices for has nothing of this.
@@ -166,8 +170,6 @@ def test_a_life_goes_on_in_parts_and_says_so(short: Path, unbroken: Path) -> Non
 @pytest.mark.parametrize("commits", [1, 3])
 def test_a_resume_replays_the_parts_and_measures_nothing(short: Path, tmp_path: Path, commits: int) -> None:
     """It goes on where memory is plenty, and still ends in the same bits."""
-    import shutil
-
     folder = Path(shutil.copytree(short, tmp_path / "copy"))
     cut(folder, commits)
     live(*made(**PLUGIN), folder)
@@ -223,21 +225,17 @@ def test_a_life_that_does_not_fit_at_all_ends_and_raises_nothing(
     assert (ends["kind"], ends["reason"]) == ("finished", "memory does not suffice for training, one sample at a time")
 
 
-def test_a_fork_that_does_not_fit_at_all_loses_its_trial_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fork_that_does_not_fit_at_all_loses_its_trial_alone() -> None:
     config, task = made()
-    born = Grower(config, task, tmp_path)
-
-    def forward(self: Mlp, x: torch.Tensor, *more: object) -> torch.Tensor:
-        if self.count() > born.body.count():
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return short_of_memory.plain(self, x, *more)
-
-    monkeypatch.setattr(Mlp, "forward", forward)
-    monkeypatch.setattr(memory, "ROWS", 8)
-    life = live(config, task, tmp_path, InProcess(task))
-    rows = stable(tmp_path)
-    assert life.life.reason == "lived its whole life"
-    assert life.body.count() <= born.body.count()
-    lost = rows[(rows["kind"] == "candidate") & (rows["delta_parameters"] > 0)]
-    assert len(lost)
-    assert lost["diverged"].all()
+    parent = pack(network_of(), OptimizerState.fresh(network_of()))
+    request = TrialRequest((7, "n000", 0), 1, 0, 0, "", None, 0, 4, 100, 1.0, 0.1, config.training)
+    data = split_of()
+    few = dataclasses.replace(task, shape=(6,), outputs=3, splits=dict.fromkeys(task.splits, data))
+    assert not attempt(few, parent, request).diverged
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVO_TEST_ROWS", "0 100")
+        lost = attempt(few, parent, request)
+        patch.setenv("EVO_TEST_ROWS", "20 100")
+        assert attempt(few, parent, request).parts == Parts(4)
+    assert lost.diverged
+    assert lost.body is parent
