@@ -16,13 +16,10 @@ from evo.task import Task
 from evo.workers import device_of
 
 START_SECONDS = 15.0
-"""Until networks take their first step: Ray's start, and the imports of its processes (measured: 10–20 s)."""
+"""Until networks take their first step: Ray's start, and the imports of its processes (measured: 8–20 s)."""
 
-TRIAL_SECONDS = 0.02
-"""That a fork takes beside its own work: sent, unpacked and answered (measured with one worker on digits)."""
-
-DECISION_SECONDS = 0.15
-"""Of a decision beside evidence and trials: proposals, screening, selection and the commit (measured on digits)."""
+TRIAL_SECONDS = 0.001
+"""That a fork takes of whoever sends it to a worker (measured: docs/benchmarks/scaling.md)."""
 
 
 def plan(kind: str, config: Config, task: Task, nodes: Sequence[Node] | None = None) -> dict[str, Any]:
@@ -92,7 +89,7 @@ def _life(config: Config, life: Plan, shape: Shape, workers: int) -> float:
         for arms, steps in zip(_arms(config), config.tournament.rungs, strict=True)
     ]
     lived = (life.total - life.cycles * life.trial) * shape.step
-    lived += life.cycles * (shape.look + DECISION_SECONDS + sum(rounds))
+    lived += life.cycles * (shape.decision + sum(rounds))
     return lived if config.training.seconds is None else min(lived, config.training.seconds)
 
 
@@ -130,7 +127,7 @@ def told(found: dict[str, Any]) -> str:
         shape = found[name]
         lines.append(
             f"{name:<12}{shape['parameters']:,} parameters: {1000 * shape['step']:.2f} ms a step, "
-            f"{1000 * shape['fork']:.0f} ms a fork's first rung"
+            f"{1000 * shape['fork']:.0f} ms a fork's first rung, {1000 * shape['decision']:.0f} ms the rest of a decision"
         )
     low, high = found["seconds"]
     lines.append(

@@ -23,20 +23,20 @@ from evo import memory, replica
 from evo.batches import batch_orders, cosine_rates
 from evo.birth import seeded
 from evo.config import Config
+from evo.cycle import born, run_cycle
 from evo.life import Plan
 from evo.placement import Need, Node
 from evo.settings import build
 from evo.storage import open_store
-from evo.surroundings import resolved
+from evo.surroundings import Surroundings, resolved
 from evo.task import Task
 from evo.training import Moment, Session
 from evo.trials import TrialRequest, pack
-from evo.workers import attempt
+from evo.workers import InProcess, attempt
 from search_spaces.network import Network
 from search_spaces.optimizer_state import OptimizerState
 from search_spaces.randomness import keyed
 from tournaments import economy
-from tournaments.evidence import collect
 
 PROCESS_BYTES = 450 * 2**20
 """Of a trial's or worker's process before it holds a network: Python, PyTorch for the CPU and Ray."""
@@ -52,14 +52,14 @@ FILE = "footprint.json"
 
 @dataclass(frozen=True)
 class Shape:
-    """What one shape takes. step, fork, look: seconds of a training step, of a fork of the first rung with its
-    measurement, of an evidence pass. host, gpu: bytes beyond the data and what any process takes.
+    """What one shape takes. step, fork, decision: seconds of a training step, of a fork of the first rung with its
+    measurement, of a decision beside its forks. host, gpu: bytes beyond the data and what any process takes.
     """
 
     parameters: int
     step: float
     fork: float
-    look: float
+    decision: float
     host: int
     gpu: int
 
@@ -147,17 +147,23 @@ def _shape(config: Config, task: Task, network: Network) -> Shape:
             session.close()
         return seconds
 
-    def look(parts: memory.Parts) -> float:
-        count = min(config.tournament.evidence_samples, len(train))
-        with memory.needed("looking"):
-            x, y, rng = train.x[:count], train.y[:count], keyed("footprint", "fisher")
-            return _timed(lambda: collect(network, x, y, task.kind, rng, parts.rows), device)
-
     with _Peak(device) as peak:
         step, _ = memory.fitted(memory.WHOLE, batch, steps)
-        looked, _ = memory.fitted(memory.WHOLE, 1, look)
+        decision = _decision(config, task, network)
         fork = _timed(lambda: attempt(task, body, request), device)
-    return Shape(network.count(), step / TIMED, fork, looked, peak.host, peak.gpu)
+    return Shape(network.count(), step / TIMED, fork, decision, peak.host, peak.gpu)
+
+
+def _decision(config: Config, task: Task, network: Network) -> float:
+    """Seconds of the first decision of a life, less those of its forks; 0 where it has none."""
+    alone = config.model_copy(update={"training": config.training.model_copy(update={"ranks": 1})})
+    around = Surroundings.of(alone, task, "footprint", InProcess(task))
+    if not around.plan.cycles:
+        return 0.0
+    around = dataclasses.replace(around, plan=dataclasses.replace(around.plan, segment=1))
+    _, _, _, rows = run_cycle(around, born(around, network), network, OptimizerState.fresh(network))
+    whole = sum(row["seconds"] for row in rows if row["kind"] == "decision")
+    return max(0.0, whole - sum(row["seconds"] for row in rows if row["kind"] == "candidate"))
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

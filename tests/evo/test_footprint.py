@@ -31,7 +31,9 @@ def test_seed_and_grown_shape_are_measured() -> None:
     config, task = made()
     found = footprint.measured(config, task)
     assert found.grown.parameters > 1.3 * found.seed.parameters
-    assert all(seconds > 0 for shape in (found.seed, found.grown) for seconds in (shape.step, shape.fork, shape.look))
+    assert all(
+        seconds > 0 for shape in (found.seed, found.grown) for seconds in (shape.step, shape.fork, shape.decision)
+    )
     need = found.need()
     assert need.memory >= footprint.PROCESS_BYTES + found.data
     assert need.gpu_memory == 0
