@@ -127,7 +127,7 @@ def told(found: dict[str, Any]) -> str:
         shape = found[name]
         lines.append(
             f"{name:<12}{shape['parameters']:,} parameters: {1000 * shape['step']:.2f} ms a step, "
-            f"{1000 * shape['fork']:.0f} ms a fork's first rung, {1000 * shape['decision']:.0f} ms the rest of a decision"
+            f"{1000 * shape['fork']:.0f} ms a fork's first rung, {1000 * shape['decision']:.0f} ms its decision's rest"
         )
     low, high = found["seconds"]
     lines.append(
