@@ -162,8 +162,10 @@ def _decision(config: Config, task: Task, network: Network) -> float:
         return 0.0
     around = dataclasses.replace(around, plan=dataclasses.replace(around.plan, segment=1))
     _, _, _, rows = run_cycle(around, born(around, network), network, OptimizerState.fresh(network))
-    whole = sum(row["seconds"] for row in rows if row["kind"] == "decision")
-    return max(0.0, whole - sum(row["seconds"] for row in rows if row["kind"] == "candidate"))
+    whole, forks = (
+        float(sum(row["seconds"] for row in rows if row["kind"] == kind)) for kind in ("decision", "candidate")
+    )
+    return max(0.0, whole - forks)
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:
