@@ -154,7 +154,10 @@ def struck(work: Path, number: int) -> dict[str, Any]:
         "kind": kind.name, "where": "", "outcome": "", "resumed": "", "clear": True, "seconds_lost": None,
         **dict.fromkeys(("lost", "doubled", "unequal", "drafts")),
     }  # fmt: skip
-    whole, seconds = unbroken(work, seed, kind.nodes)
+    try:
+        whole, seconds = unbroken(work, seed, kind.nodes)
+    except (AssertionError, OSError, RuntimeError) as err:
+        return {**line, "skipped": f"no unbroken run comes to its end here: {' '.join(str(err).split())[-300:]}"}
     out = work / f"ray-{number:03d}"
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)

@@ -22,6 +22,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,8 +140,12 @@ def shares(jobs: int) -> Iterator[int]:
         yield mine
     finally:
         if mine:
+            failed_here = sys.exc_info()[0] is not None
+            if failed_here:
+                traceback.print_exc()
             sys.stdout.flush()
-            os._exit(0 if sys.exc_info()[0] is None else 1)
+            sys.stderr.flush()
+            os._exit(int(failed_here))
         failed = [pid for pid in children if os.waitpid(pid, 0)[1]]
     if failed:
         sys.exit(f"{len(failed)} of {jobs} jobs failed; what they did is recorded: run the command again")

@@ -579,7 +579,7 @@ def main(folder: Path, share: int) -> None:
     report.PICTURES = {"front": lambda run: None}  # type: ignore[assignment]
     report.png = lambda figure: b"a picture"  # type: ignore[assignment]
     short = {"growth.cycles": 2, "training.steps": 60, "tournament.rungs": [2, 3], "training.warmup": 2}
-    api.grow(config={**SMALL, **short, "name": "a", "out": str(folder / "good")})
+    api.grow(config={**SMALL, **short, "device": "cpu", "name": "a", "out": str(folder / "good")})
     good = folder / "good" / "a"
     # Unfinished: the last commits' events are gone, so that to resume means to read snapshots and to grow.
     table = recorder.read_table(good, "n000")
