@@ -256,7 +256,8 @@ def check_address(kind: str, config: Config) -> None:
             "device: expected a GPU in the process of `evo grow` itself, which holds the network, but PyTorch sees "
             "none here; run it on a node that has one, or write device: cpu"
         )
-    if kind == "grow" and config.workers == 0 and config.address is not None:
+    alone = config.workers == 0 and config.training.ranks == 1
+    if kind == "grow" and alone and config.address is not None:
         raise ConfigError(
             f"address: nothing of `evo grow` runs on {config.address} without trial workers, got workers: 0; "
             "write --workers 2"
@@ -308,7 +309,9 @@ def _settled(config: Config, task: Task) -> Config:
         config.data.model_copy(update={"path": path}),
         config.network.model_copy(update={"start": start}),
     )
-    device = config.device if _elsewhere(config) else str(task.splits["train"].x.device)
+    place = task.splits["train"].x.device
+    # Ranks have a GPU each: which of them the data of this process lie on is no setting.
+    device = config.device if _elsewhere(config) else str(place) if config.training.ranks == 1 else place.type
     return config.model_copy(update={"device": device, "data": data, "network": network, "out": out})
 
 
@@ -427,7 +430,7 @@ def _grow_one(config: Config, task: Task, folder: Path, progress: Progress, enou
         progress({"stage": "note", "text": text})
 
     parent, planned = origins.place_of(config.network.parent), extension.lives(Run.open(folder).info, config)
-    with make_runner(config.workers, task, config.wait, note) as runner:
+    with make_runner(config.workers, task, config.wait, note, config.training.ranks) as runner:
         for number, (network, own) in enumerate(planned):
             grower = Grower(own, task, folder, network, generation=number, parent=parent, runner=runner)
             grower.watch()

@@ -35,7 +35,7 @@ START_SECONDS = 90.0
 """For so long requests wait for a first worker: an actor whose node was lost may be pending for ever."""
 
 # ActorUnavailableError, an actor that may come back, is a RayActorError too: replacing it is safe and simple.
-_GONE = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, ObjectLostError)
+GONE = (RayActorError, NodeDiedError, WorkerCrashedError, OutOfMemoryError, ObjectLostError)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Crew:
                         continue
                     self.queue.failed(f"a worker of its trials: {causes.of(found)}")
                     self._replace(lease.worker)
-                    if not _taken_away(found):
+                    if not taken_away(found):
                         deaths.update(lease.requests)
                     fatal = {i for i in lease.requests if deaths[i] >= DEATHS}
                     answers.update(dict.fromkeys(fatal))
@@ -115,6 +115,26 @@ class Crew:
         """Process ids of the workers; waits until they run."""
         found: list[int] = ray.get([worker.pid.remote() for worker in self._workers])
         return found
+
+    def everyone(self, seconds: float) -> list[Any]:
+        """All workers, once they are all there. Raises TimeoutError where they are not within so many seconds."""
+        until = time.monotonic() + seconds
+        while len(self._idle) < len(self._workers):
+            left = until - time.monotonic()
+            if left <= 0 or not self._starting:
+                there, all_ = len(self._idle), len(self._workers)
+                raise TimeoutError(f"{there} of {all_} workers were there after {seconds:g} s; see the logs of Ray")
+            self._look(left)
+        return list(self._workers)
+
+    def renew(self) -> None:
+        """Other workers in the place of all."""
+        for worker in self._workers:
+            ray.kill(worker)
+        self._idle.clear()
+        self._starting.clear()
+        for index in range(len(self._workers)):
+            self._send_for(index)
 
     def close(self) -> None:
         for worker in self._workers:
@@ -167,7 +187,7 @@ class Crew:
     def _arrived(self, future: Any, index: int) -> None:
         try:
             ray.get(future)
-        except _GONE as err:
+        except GONE as err:
             if getattr(err, "actor_init_failed", False):
                 raise RuntimeError(f"a worker of the pool could not start: {err}") from err
             self._missed[index] += 1
@@ -184,11 +204,11 @@ def _answers(future: Any, lease: _Lease) -> list[Any] | RayError | GetTimeoutErr
     """Why not, where the worker died or has held the lease for too long."""
     try:
         answers: list[Any] = ray.get(future, timeout=0.0 if lease.until <= time.monotonic() else None)
-    except (*_GONE, GetTimeoutError) as err:
+    except (*GONE, GetTimeoutError) as err:
         return err
     return answers
 
 
-def _taken_away(error: RayError | GetTimeoutError) -> bool:
+def taken_away(error: BaseException | None) -> bool:
     """Whether it was the node that went, and not the process."""
     return isinstance(error, NodeDiedError) or getattr(error, "preempted", False) or "node has died" in str(error)

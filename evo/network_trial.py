@@ -26,6 +26,7 @@ from evo.config import Config, ConfigError
 from evo.life import length
 from evo.pool import RayPool
 from evo.population import score
+from evo.rank_pool import RankPool
 from evo.recorder import read_table
 from evo.settings import build
 from evo.shipping import ShippedTask
@@ -66,8 +67,8 @@ def grower(
 @dataclass(frozen=True)
 class Common:
     """What all trials of a search share. reference: (the `ShippedTask` in the object store,), boxed so that it travels
-    as a reference. claim: of each worker. price: nats a parameter, of the score.
-    store: address of the run where it is in a bucket; every process then has a folder of its own.
+    as a reference. workers: or ranks, where there are several. claim: of each of these. price: nats a parameter, of
+    the score. store: address of the run where it is in a bucket; every process then has a folder of its own.
     """
 
     config: Config
@@ -75,6 +76,7 @@ class Common:
     reference: tuple[Any]
     device: str
     workers: int
+    ranks: int
     claim: dict[str, float]
     price: float
     begin: Begin
@@ -97,7 +99,8 @@ class NetworkTrial(tune.Trainable):
         self._task = shipped.unpacked(device)
         self._pool: RayPool | None = None
         if common.workers:
-            self._pool = RayPool(self._task, common.reference[0], common.workers, device, common.claim)
+            kind = RankPool if common.ranks > 1 else RayPool
+            self._pool = kind(self._task, common.reference[0], common.workers, device, common.claim)
         self._runner: TrialRunner = self._pool or InProcess(self._task)
         self._life: Life | None = None
         self._origin: dict[str, Any] | None = None  # where a network that goes on from a copy comes from

@@ -15,6 +15,11 @@ from evo.config import Config, ConfigError
 WORKER_CPUS = 0.5
 """Claimed by a worker, and by a network that has workers: one idles while the other works."""
 
+RANK_SHARE = 0.9
+"""Of a CPU, and of a GPU if any, claimed by a rank: no two can share one. The rest is for the network's own process,
+which works while its ranks idle.
+"""
+
 ALONE_CPUS = 1.0
 """Claimed by a network that runs its trials itself."""
 
@@ -49,7 +54,9 @@ class Need:
 
 @dataclass(frozen=True)
 class Plan:
-    """at_once: networks side by side, each with `workers`. limited: fewer than would fit. own: whether a network has a
+    """ranks: where more than one, a network has these in the place of workers, and a bundle is a rank's CPU and GPU.
+
+    at_once: networks side by side, each with `workers`. limited: fewer than would fit. own: whether a network has a
     bundle of its own; that of `evo grow` is this process. cpus, gpus, memory (bytes): of each bundle. groups: (node,
     whole groups that it holds). spread: groups that lie on several nodes. idle: what is left of each node. why: in
     words.
@@ -67,18 +74,33 @@ class Plan:
     idle: tuple[Node, ...]
     why: tuple[str, ...]
     strategy: str = "PACK"
+    ranks: int = 1
+
+    @property
+    def processes(self) -> int:
+        """Of one network, beside its own."""
+        return self.ranks if self.ranks > 1 else self.workers
 
     def bundles(self) -> list[dict[str, float]]:
-        """The placement group of one network: its own bundle first, then its workers'."""
-        return [self.bundle() for _ in range(self.own + self.workers)]
+        """The placement group of one network: its own bundle first, then its workers', or its ranks'."""
+        own = self._rank(1 - RANK_SHARE) if self.ranks > 1 else self.bundle()
+        return [own] * self.own + [self.bundle() for _ in range(self.processes)]
 
     def bundle(self) -> dict[str, float]:
+        """What a worker, or a rank, claims."""
+        if self.ranks > 1:
+            return self._rank(RANK_SHARE)
         claim = {"CPU": self.cpus}
         if self.gpus:
             claim["GPU"] = self.gpus
         if self.memory:
             claim["memory"] = float(self.memory)
         return claim
+
+    def _rank(self, share: float) -> dict[str, float]:
+        """A share of what one rank and the network's own process claim together."""
+        claim = {name: _floored(amount * share) for name, amount in (("CPU", self.cpus), ("GPU", self.gpus)) if amount}
+        return {**claim, "memory": float(self.memory // 2)} if self.memory else claim
 
 
 @dataclass(frozen=True)
@@ -103,8 +125,18 @@ def plan(nodes: Sequence[Node], config: Config, device: str, need: Need = Need()
     Raises ConfigError naming the setting, and the most that fits, where not even one network does or where more side by
     side were asked for than do.
     """
-    workers, asked = config.workers, config.search.at_once
+    workers, asked, ranks = config.workers, config.search.at_once, config.training.ranks
     present = _usable(nodes, device)
+    if ranks > 1:
+        claim = _rank(present, ranks, device, need)
+        most = _groups(present, claim, ranks)
+        if asked is not None and asked > most:
+            raise ConfigError(
+                f"search.at_once: expected at most {most} with {ranks} ranks each on {_told(present, claim, need)}, "
+                f"got {asked}; write search.at_once: {most}"
+            )
+        at_once = min(asked or most, max(config.search.networks, 1))
+        return _planned(nodes, present, claim, at_once, 0, True, need, asked, most, ranks)
     cpus = WORKER_CPUS if workers else ALONE_CPUS
     bundles, memory = 1 + workers, need.memory
     roomy = _Claim(min(cpus, max(n.cpus for n in present)), _most_a_gpu(present, device, need), memory)
@@ -123,12 +155,14 @@ def plan(nodes: Sequence[Node], config: Config, device: str, need: Need = Need()
     return _planned(nodes, present, claim, at_once, workers, own=True, need=need, asked=asked, most=most)
 
 
-def pool(nodes: Sequence[Node], workers: int, device: str, need: Need = Need()) -> Plan:
-    """Where the workers of a single network go, that is in a process outside of any group.
+def pool(nodes: Sequence[Node], workers: int, device: str, need: Need = Need(), ranks: int = 1) -> Plan:
+    """Where the workers, or the ranks, of a single network go, that is in a process outside of any group.
 
     Raises ConfigError naming the most that fits.
     """
     present = _usable(nodes, device)
+    if ranks > 1:
+        return _planned(nodes, present, _rank(present, ranks, device, need), 1, 0, False, need, 1, 1, ranks)
     claim = _Claim(WORKER_CPUS, _most_a_gpu(present, device, need), need.memory)
     if workers and _groups(present, claim, workers) < 1:
         raise _no_room(present, claim, workers, beside=0, need=need)
@@ -165,6 +199,18 @@ def _most_a_gpu(nodes: Sequence[Node], device: str, need: Need) -> int:
     return min(max(1, min(known) // need.gpu_memory), _UNIT)
 
 
+def _rank(nodes: Sequence[Node], ranks: int, device: str, need: Need) -> _Claim:
+    """Of a rank, and of the network's own process beside the first of them. Raises ConfigError where too few fit."""
+    claim = _Claim(1.0, 1 if device == "cuda" else 0, 2 * need.memory)
+    most = sum(claim.fits(node) for node in nodes)
+    if ranks > most:
+        each = "a GPU and a CPU" if device == "cuda" else "a CPU"
+        cure = f"write training.ranks: {most}" if most > 1 else "leave training.ranks out"
+        told = _told(nodes, claim, need)
+        raise ConfigError(f"training.ranks: expected at most {most} on {told}, {each} for each, got {ranks}; {cure}")
+    return claim
+
+
 def _groups(nodes: Sequence[Node], claim: _Claim, bundles: int) -> int:
     """Groups that fit: as all bundles are alike, what one node cannot take whole another can take the rest of."""
     return sum(claim.fits(node) for node in nodes) // bundles
@@ -194,9 +240,9 @@ def _floored(share: float) -> float:
 
 def _planned(
     nodes: Sequence[Node], present: Sequence[Node], claim: _Claim, at_once: int, workers: int, own: bool, need: Need,
-    asked: int | None, most: int,
+    asked: int | None, most: int, ranks: int = 1,
 ) -> Plan:  # fmt: skip
-    bundles = own + workers
+    bundles = ranks if ranks > 1 else own + workers
     fits = {node.name: claim.fits(node) if node in present else 0 for node in nodes}
     whole, left = [], at_once
     for node in nodes:
@@ -236,14 +282,18 @@ def _planned(
         said.append(f"{at_once} at once, as many as fit, limited by {'memory' if scarce else 'CPUs or GPUs'}")
     if scarce:
         said.append(f"a process takes {_bytes(claim.memory)} of memory ({need.source}), which is claimed")
-    if claim.per_gpu:
+    if ranks > 1:
+        said.append(
+            f"{ranks} ranks train each network together, each on a {'GPU' if claim.per_gpu else 'CPU'} of its own"
+        )
+    elif claim.per_gpu:
         memory = f"{_bytes(need.gpu_memory)} ({need.source})" if need.gpu_memory else "memory that was not measured"
         said.append(f"{claim.per_gpu} processes share a GPU, each with {memory}")
     if spread:
         said.append(f"{spread} group{'s' * (spread > 1)} spread over nodes, as no node holds them whole")
     return Plan(
         at_once=at_once, workers=workers, limited=at_once < most, own=own, cpus=claim.cpus, gpus=gpus, memory=scarce,
-        groups=tuple(whole), spread=spread, idle=idle, why=tuple(said),
+        groups=tuple(whole), spread=spread, idle=idle, why=tuple(said), ranks=ranks,
     )  # fmt: skip
 
 

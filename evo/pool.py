@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import ray
 import torch
@@ -51,6 +51,8 @@ class RayPool:
     the workers' own, which `close` removes.
     """
 
+    actor: ClassVar[type[Worker]] = Worker
+
     def __init__(
         self, task: Task, reference: Any, workers: int, device: torch.device, claim: Mapping[str, float],
         lease_seconds: float = LEASE_SECONDS, group: PlacementGroup | None = None,
@@ -68,11 +70,11 @@ class RayPool:
         assert within.bundle_count >= self._first + workers
         self._crew = Crew(self._start, workers, lease_seconds)
 
-    @staticmethod
+    @classmethod
     def of(
-        task: Task, plan: Plan, device: torch.device, lease_seconds: float = LEASE_SECONDS, wait: float = WAIT_SECONDS,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> RayPool:  # fmt: skip
+        cls, task: Task, plan: Plan, device: torch.device, lease_seconds: float = LEASE_SECONDS,
+        wait: float = WAIT_SECONDS, note: Callable[[str], None] = lambda _: None,
+    ) -> Self:  # fmt: skip
         """A pool for this process, with the data put into the object store. wait: seconds for room on a full cluster,
         of which `note` is told.
 
@@ -82,7 +84,7 @@ class RayPool:
         try:
             _await(group, plan, wait, note)
             reference = ray.put(ShippedTask.of(task))
-            return RayPool(task, reference, plan.workers, device, plan.bundle(), lease_seconds, group)
+            return cls(task, reference, plan.processes, device, plan.bundle(), lease_seconds, group)
         except BaseException:
             remove_placement_group(group)
             raise
@@ -130,7 +132,7 @@ class RayPool:
     def _start(self, index: int) -> Any:
         strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self._first + index)
         # Memory is the bundle's to claim: one process is all that it holds.
-        actor = ray.remote(Worker).options(
+        actor = ray.remote(self.actor).options(
             num_cpus=self._claim["CPU"], num_gpus=self._claim.get("GPU", 0), scheduling_strategy=strategy,
             max_restarts=0,
         )  # fmt: skip

@@ -86,7 +86,7 @@ def _run(
     data = (ray.put(ShippedTask.of(task)),)
     found = replica.of(census.folder)
     common = Common(
-        config, census.folder, data, device.type, config.workers, room.bundle(), price, begin,
+        config, census.folder, data, device.type, room.processes, room.ranks, room.bundle(), price, begin,
         None if found is None else found.store.uri,
     )  # fmt: skip
     claim = tune.PlacementGroupFactory(room.bundles(), strategy=room.strategy)

@@ -36,9 +36,10 @@ class InProcess:
 
 @contextlib.contextmanager
 def make_runner(
-    workers: int, task: Task, wait: float = WAIT_SECONDS, note: Callable[[str], None] = lambda _: None
+    workers: int, task: Task, wait: float = WAIT_SECONDS, note: Callable[[str], None] = lambda _: None, ranks: int = 1
 ) -> Iterator[TrialRunner]:
-    """A runner on `workers` processes, 0 for this one, with all that it needs started before and ended after.
+    """A runner on `workers` processes, 0 for this one, with all that it needs started before and ended after. Several
+    ranks take the place of workers, and train together as well.
 
     wait: seconds for room on a full cluster, of which `note` is told. Arithmetic runs on one thread meanwhile, as it
     does in every worker: the order of a sum depends on their number. Raises ConfigError where there is no such room.
@@ -46,18 +47,21 @@ def make_runner(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        if workers == 0:
+        if workers == 0 and ranks == 1:
             yield InProcess(task)
             return
         # Ray takes a second to import: only those who want it pay.
         from evo import cluster
         from evo.pool import RayPool
+        from evo.rank_pool import RankPool
 
-        device = device_of(task)
-        placement.pool(cluster.nodes(device), workers, device.type)
+        # One GPU is not enough for ranks, whichever of them the data lie on.
+        device = device_of(task) if ranks == 1 else torch.device(device_of(task).type)
+        placement.pool(cluster.nodes(device), workers, device.type, ranks=ranks)
         with cluster.session(device):
-            plan = placement.pool(cluster.nodes(device), workers, device.type)
-            with contextlib.closing(RayPool.of(task, plan, device, wait=wait, note=note)) as pool:
+            plan = placement.pool(cluster.nodes(device), workers, device.type, ranks=ranks)
+            kind = RankPool if ranks > 1 else RayPool
+            with contextlib.closing(kind.of(task, plan, device, wait=wait, note=note)) as pool:
                 yield pool
     finally:
         torch.set_num_threads(threads)
