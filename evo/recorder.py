@@ -47,9 +47,7 @@ class Recorder:
         replica.refresh(Path(folder), network)
         with _disk(self.events):
             self.events.mkdir(parents=True, exist_ok=True)
-            for torn in self.events.glob(f".{network}-*.parquet*"):
-                if torn.name.partition(".parquet")[0].rpartition("-")[0] == f".{network}" and abandoned(torn):
-                    torn.unlink(missing_ok=True)  # what a killed commit left behind
+            _sweep(self.events, network)
         rows = read_table(folder, network)
         self._rows: int = rows.num_rows
         self._commits = max(_commits(self.events, network), default=-1) + 1
@@ -187,6 +185,14 @@ def compact(folder: Path) -> None:
             for number in sorted(found)[:-1]:
                 found[number].unlink(missing_ok=True)
                 faults.point("compact.removed")
+            _sweep(events, network)
+
+
+def _sweep(events: Path, network: str) -> None:
+    """Removes the drafts that killed commits and compactions of a network have left behind."""
+    for torn in events.glob(f".{network}-*.parquet*"):
+        if torn.name.partition(".parquet")[0].rpartition("-")[0] == f".{network}" and abandoned(torn):
+            torn.unlink(missing_ok=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> pa.Table:

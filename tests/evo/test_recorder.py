@@ -327,3 +327,14 @@ def test_every_point_in_the_source_is_registered() -> None:
     }
     assert "events.begin" in named
     assert named <= set(faults.POINTS)
+
+
+def test_compacting_sweeps_what_a_killed_compaction_left(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path, "n000")
+    for number in range(2):
+        recorder.commit(cycle(number))
+    left, others = (tmp_path / "events" / f".{name}-000001.parquet.0abc" for name in ("n000", "n000-b"))
+    left.write_bytes(b"half")
+    others.write_bytes(b"another network's")
+    compact(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "events").iterdir()) == [others.name, "n000-000001.parquet"]
