@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evo import run_folder
+from evo import faults, run_folder
 
 Line = dict[str, Any]
 HALVES = ("in process", "on Ray")
@@ -64,7 +64,15 @@ def page(lines: Sequence[Line]) -> str:
             parts += [f"\n## {half[0].upper()}{half[1:]}, by run\n", _grouped(ours, "run", lambda line: line["life"])]
     inside = [line for line in done if line["half"] == HALVES[0]]
     parts += ["\n## In process, by point\n", _grouped(inside, "point", lambda line: line["where"].partition(":")[0])]
+    parts.append(_not_passed(inside))
     return "\n".join([*parts, *_remarks(lines)]).rstrip() + "\n"
+
+
+def _not_passed(lines: Sequence[Line]) -> str:
+    """The points at which nothing was struck, so that nobody takes them for tested here."""
+    struck = {line["where"].partition(":")[0] for line in lines}
+    left = [name for name in faults.POINTS if name not in struck]
+    return f"\nNo run of these passes {', '.join(left)}: their own tests strike there." if left else ""
 
 
 def _made(lines: Sequence[Line]) -> str:

@@ -44,6 +44,7 @@ POINTS: tuple[str, ...] = (
     # the run as a whole
     "run.begin",
     "run.written",
+    "run.amended",
     "run.finished",
 )
 
