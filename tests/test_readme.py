@@ -175,15 +175,6 @@ def test_benchmarks_are_listed_and_there() -> None:
     assert set(re.findall(r"`(\w+\.py)`", text)) == {path.name for path in (ROOT / "benchmarks").glob("*.py")}
 
 
-def test_cluster_file_is_what_ray_takes_and_says_what_it_is() -> None:
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    text = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
-    validate_config(prepare_config(yaml.safe_load(text)))
-    assert "A DRAFT" in text
-    assert "neither built nor tested" in README
-
-
 def _script(path: Path, text: str) -> None:
     path.write_text(textwrap.dedent(text), encoding="utf-8")
     path.chmod(0o755)
