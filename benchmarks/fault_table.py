@@ -133,6 +133,8 @@ def _remarks(lines: Sequence[Line]) -> list[str]:
             f"then {x['resumed']}; " + ", ".join(f"{k} {x[k]}" for k in _COUNTS)
             for x in bad
         ]
+    if missing := sorted(set(range(200)) - {x["number"] for x in lines}):
+        told.append(f"\n## Not struck yet\n\nNumbers {', '.join(map(str, missing))}.")
     if left:
         told += ["\n## Not struck\n"] + [f"- {x['number']}, {x['kind']}: {x['skipped']}" for x in left]
     return told
