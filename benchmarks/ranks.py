@@ -4,8 +4,8 @@
 
 Ranks are processes, over gloo on CPUs and NCCL on GPUs, a GPU each. Every batch is split among them, so a step is the
 same work whatever their number. `ddp` is a hand-written loop of the same dense shape in DistributedDataParallel with
-clipping and fused AdamW. Medians of rounds; after them the ranks' digests are compared. --write puts the table into
-docs/benchmarks/ranks.md, in the place of that for the same kind of device.
+clipping and fused AdamW. Medians of rounds, both kinds by turns; after them the ranks' digests are compared. --write
+puts the table into docs/benchmarks/ranks.md, in the place of that for the same kind of device.
 """
 
 from __future__ import annotations
@@ -100,9 +100,10 @@ SMALL = (
     Model("mlp", (300, 100), 128),
     Model("mlp", (1024, 1024), 512),
     Model("convnet", (16, 32, 64), 128, channels=2),
-    Model("convnet", (32, 64, 128), 512, channels=2),
+    Model("convnet", (16, 32, 64), 512, channels=2),
 )
 LARGE = (
+    Model("convnet", (32, 64, 128), 512, channels=2),
     Model("mlp", (4096, 4096), 8192),
     Model("convnet", (64, 128, 256), 2048, channels=2),
 )
@@ -131,8 +132,8 @@ def rank(
             kinds["captured" if capture else "eager"] = ours(model, data, ranks, capture, steps, held)
         kinds["ddp"] = theirs(model, data, number, size, addresses[-1], steps)
         times: dict[str, list[float]] = {}
-        for kind, run in kinds.items():
-            for round_ in range(rounds + 1):
+        for round_ in range(rounds + 1):
+            for kind, run in kinds.items():
                 wait(device)
                 began = time.perf_counter()
                 run()
@@ -151,9 +152,10 @@ def ours(
 ) -> Callable[[], object]:
     config = TrainingConfig(batch_size=model.batch, weight_decay=1e-4)
     network = model.network().to(data.x.device)
-    session = Session(
-        network, OptimizerState.fresh(network), data, "classification", config, capture=capture, ranks=ranks
-    )
+    state = OptimizerState.fresh(network)
+    for age in state.age.values():
+        age.fill_(10_000)  # no element young: what a network is for most of its life
+    session = Session(network, state, data, "classification", config, capture=capture, ranks=ranks)
     held.append((network, session))
     orders = batch_orders(SAMPLES, steps, model.batch, keyed(0, "orders"))
     rates = cosine_rates(config, 0, steps, 100_000)
@@ -246,14 +248,15 @@ def main() -> None:
     sizes = [int(n) for n in args.ranks.split(",")]
     models = SMALL + (LARGE if args.device == "cuda" else ())
     cuda = args.device == "cuda"
-    began = time.perf_counter()
+    began, load = time.perf_counter(), os.getloadavg()[0]
     rows = measured(args.device, sizes, models, args.steps, args.rounds)
     device = f"{torch.cuda.device_count()} × {torch.cuda.get_device_name()}" if cuda else f"{os.cpu_count()} CPUs"
     versions = f"Python {platform.python_version()}, torch {torch.__version__}"
     if cuda:
         versions += f", NCCL {'.'.join(map(str, torch.cuda.nccl.version()))}"
     options = f"--device {args.device} --ranks {args.ranks} --steps {args.steps} --rounds {args.rounds}"
-    about = f"`python benchmarks/ranks.py {options} --write`, {device}, {versions}, {datetime.date.today()}"
+    about = f"`python benchmarks/ranks.py {options} --write`, {device}, {versions}, {datetime.date.today()}; "
+    about += f"load of the machine {load:.1f} when it began, {os.getloadavg()[0]:.1f} when it ended"
     print(json.dumps({"about": about, "steps_per_s": rows, "seconds": round(time.perf_counter() - began)}, indent=1))
     print(table(rows, sizes))
     if args.write:
