@@ -35,18 +35,20 @@ def plan(kind: str, config: Config, task: Task, nodes: Sequence[Node] | None = N
         room = placement.plan(nodes, config, device.type, need)
         networks = config.search.networks
     else:
-        room = placement.pool(nodes, config.workers, device.type, need)
+        room = placement.pool(nodes, config.workers, device.type, need, config.training.ranks)
         networks = 1
     waves = math.ceil(networks / room.at_once)
     life = Plan.of(config, len(task.splits["train"]))
-    low, high = (_life(config, life, shape, max(config.workers, 1)) for shape in (found.seed, found.grown))
-    started = START_SECONDS if kind == "search" or config.workers else 0.0
+    # Ranks are the trials' workers too; that they also share the steps of training is not reckoned with.
+    ranks = config.training.ranks
+    low, high = (_life(config, life, shape, max(config.workers, ranks)) for shape in (found.seed, found.grown))
+    started = START_SECONDS if kind == "search" or config.workers or ranks > 1 else 0.0
     seconds = [started + waves * lived for lived in sorted((low, high))]
     if config.budget is not None:
         seconds = [min(s, config.budget) for s in seconds]
     return {
         "kind": kind, "task": task.name, "device": str(device), "networks": networks, "at_once": room.at_once,
-        "waves": waves, "workers": config.workers, "bundles": room.bundles(), "strategy": room.strategy,
+        "waves": waves, "workers": config.workers, "ranks": ranks, "bundles": room.bundles(), "strategy": room.strategy,
         "gpu_fraction": room.gpus, "memory_bytes": need.memory, "gpu_memory_bytes": need.gpu_memory,
         "measured": need.source, "nodes": _nodes(nodes, room), "spread": room.spread, "why": list(room.why),
         "steps": life.total, "cycles": life.cycles, "trial_steps_a_decision": _trial_steps(config),
@@ -100,9 +102,12 @@ def told(found: dict[str, Any]) -> str:
     lines = [f"{found['kind']} {found['task']} on {found['device']}: the plan; nothing was started"]
     if found["kind"] == "search":
         lines.append(f"networks    {found['networks']}, {found['at_once']} at once, {found['waves']} after another")
-    lines.append(
-        f"workers     {found['workers']} each" + ("" if found["workers"] else ": trials run in its own process")
-    )
+    if found["ranks"] > 1:
+        lines.append(f"ranks       {found['ranks']} each, which train it together and run its trials")
+    else:
+        lines.append(
+            f"workers     {found['workers']} each" + ("" if found["workers"] else ": trials run in its own process")
+        )
     if found["bundles"]:
         many = len(found["bundles"])
         lines.append(
