@@ -28,7 +28,8 @@ def trial(folder: Path, network: str, generation: int = 0, **settings: Any) -> N
     birth = {"network": network, "generation": generation, "parent": None, "settings": settings}
     held = object.__new__(NetworkTrial)
     held.config = {"birth": birth}
-    held.setup(held.config, Common(config, folder, (ShippedTask.of(task),), "cpu", 0, {}, 1e-4, grower))
+    data = (ShippedTask.of(task),)
+    held.setup(held.config, Common(config, folder, data, "cpu", workers=0, ranks=1, claim={}, price=1e-4, begin=grower))
     return held
 
 
