@@ -25,6 +25,7 @@ def no_store(monkeypatch: pytest.MonkeyPatch) -> None:
 def trial(folder: Path, network: str, generation: int = 0, **settings: Any) -> NetworkTrial:
     """As Tune makes it, but for what only Ray can give."""
     config, task = made()
+    folder.mkdir(exist_ok=True)
     birth = {"network": network, "generation": generation, "parent": None, "settings": settings}
     held = object.__new__(NetworkTrial)
     held.config = {"birth": birth}
