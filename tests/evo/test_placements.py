@@ -22,7 +22,7 @@ def test_searches_end_within_what_there_is_and_make_nothing_outside(tmp_path: Pa
         "--from",
         "0",
         "--to",
-        "4",
+        "3",
         "--file",
         str(file),
     ]
