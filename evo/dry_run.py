@@ -97,8 +97,10 @@ def _life(config: Config, life: Plan, shape: Shape, workers: int) -> float:
 
 def told(found: dict[str, Any]) -> str:
     """The plan in lines."""
-    bundle = found["bundles"][0] if found["bundles"] else {}
-    claim = ", ".join(f"{value:g} {name}" for name, value in bundle.items() if name != "memory")
+    bundle = found["bundles"][-1] if found["bundles"] else {}
+    claim = f"{_claim(bundle)} each"
+    if found["bundles"] and found["bundles"][0] != bundle:
+        claim = f"{_claim(found['bundles'][0])} for itself, {_claim(bundle)} for each rank"
     lines = [f"{found['kind']} {found['task']} on {found['device']}: the plan; nothing was started"]
     if found["kind"] == "search":
         lines.append(f"networks    {found['networks']}, {found['at_once']} at once, {found['waves']} after another")
@@ -110,9 +112,7 @@ def told(found: dict[str, Any]) -> str:
         )
     if found["bundles"]:
         many = len(found["bundles"])
-        lines.append(
-            f"a network   a placement group of {many} bundle{'s' * (many > 1)} ({found['strategy']}), {claim} each"
-        )
+        lines.append(f"a network   a placement group of {many} bundle{'s' * (many > 1)} ({found['strategy']}), {claim}")
     for node in found["nodes"]:
         gpus = f", {node['gpus']:g} GPUs ({node['idle_gpus']:g} idle)" if node["gpus"] else ""
         lines.append(
@@ -145,3 +145,7 @@ def _clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _claim(bundle: dict[str, float]) -> str:
+    return ", ".join(f"{value:g} {name}" for name, value in bundle.items() if name != "memory")

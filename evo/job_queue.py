@@ -57,17 +57,20 @@ class Job:
         return json.dumps({**vars(self), "config": dict(self.config)}, indent=1).encode()
 
     @staticmethod
-    def from_json(text: bytes) -> Job:
-        """Raises ValueError where it is no job."""
+    def from_json(text: bytes, name: str, where: str) -> Job:
+        """name: which it must say too. where: its file, for the error. Raises ValueError where it is no job."""
         try:
             told = json.loads(text)
             job = Job(**told)
             if job.kind not in ("grow", "search") or not isinstance(job.config["name"], str):
                 raise ValueError("kind or config is wrong")
+            if job.id != name:
+                raise ValueError(f"its id is {job.id!r:.40}")
             return job
         except (TypeError, KeyError, ValueError, RecursionError) as error:
             raise ValueError(
-                f"queue: expected a job as `evo queue add` writes it, got {text[:60]!r} ({error}); delete its file"
+                f"queue: expected job {name} in {where}, as `evo queue add` writes it, got {text[:60]!r} ({error}); "
+                "delete that file"
             ) from error
 
 
@@ -219,7 +222,8 @@ class Queue:
         return [n.removeprefix("jobs/").removesuffix(".json") for n in self.store.names("jobs/") if n.endswith(".json")]
 
     def _standing(self, name: str, files: Iterable[str]) -> Standing:
-        job = Job.from_json(self._read(f"jobs/{name}.json"))
+        path = f"jobs/{name}.json"
+        job = Job.from_json(self._read(path), name, f"{path!r} of {self.store.uri!r}")
         attempts = sorted(f for f in files if f.startswith(f"states/{name}/attempt-"))
         ends = {f: self._told(f) for f in files if f.startswith(f"states/{name}/ended-")}
         final = self._told(f"states/{name}/final.json") if f"states/{name}/final.json" in files else {}

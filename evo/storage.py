@@ -75,20 +75,29 @@ def open_store(uri: str | os.PathLike[str]) -> Store:
             f"out: expected an address without credentials, got one for {parts.scheme}://{parts.hostname or ''}; they "
             "would be stored with the run: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a profile"
         )
-    if not parts.netloc and parts.scheme != "mock":
-        raise ConfigError(f"out: expected a bucket in the address, got {text!r}; write for example s3://bucket/runs")
+    _check_bucket(parts, text)
     from evo.buckets import Bucket
 
     return Bucket(text)
 
 
 def below(uri: str | os.PathLike[str], name: str) -> str:
-    """The address of `name` under a store's: what an address asks ("?region=…") stays behind it."""
+    """The address of `name` under a store's: what an address asks ("?region=…") stays behind it.
+
+    Raises ConfigError for an address without a bucket: put together again it would be that of a local folder.
+    """
     text = str(uri)
     if "://" not in text:
         return str(Path(text) / name)
     parts = urllib.parse.urlsplit(text)
+    if parts.scheme != "file":
+        _check_bucket(parts, text)
     return parts._replace(path=f"{parts.path.rstrip('/')}/{urllib.parse.quote(name)}").geturl()
+
+
+def _check_bucket(parts: urllib.parse.SplitResult, text: str) -> None:
+    if not parts.netloc and parts.scheme != "mock":
+        raise ConfigError(f"out: expected a bucket in the address, got {text!r}; write for example s3://bucket/runs")
 
 
 def checked(name: str) -> str:

@@ -56,7 +56,7 @@ def test_jobs_stand_by_priority_then_age(queue: Queue, tmp_path: Path) -> None:
 
 def test_a_job_comes_back_as_it_was_and_its_run_has_a_name_of_its_own(queue: Queue, tmp_path: Path) -> None:
     job = queue.add("grow", config(tmp_path, budget=60.0), 3)
-    assert Job.from_json(job.to_json()) == job == queue.standing(job.id).job
+    assert Job.from_json(job.to_json(), job.id, "here") == job == queue.standing(job.id).job
     assert job.run == str(tmp_path / "runs" / "digits-j0001")
     assert job.budget == 60.0
     assert queue.add("grow", config(tmp_path, name="mine")).run.endswith("/mine")
@@ -139,8 +139,15 @@ def test_a_file_that_is_none_of_ours_is_one_error_with_the_cure(
     if (name, text[:5]) == ("states/j0001/final.json", b'{"kin'):
         assert Queue(tmp_path / "queue").standing("j0001").final == ""
         return
-    with pytest.raises(ValueError, match=r"queue: expected .*; delete"):
+    with pytest.raises(ValueError, match=rf"queue: expected .*{name}.*; delete"):
         Queue(tmp_path / "queue").standings()
+
+
+def test_a_job_under_anothers_name_is_refused(queue: Queue, tmp_path: Path) -> None:
+    job = queue.add("grow", config(tmp_path))
+    queue.store.create("jobs/j0009.json", job.to_json())
+    with pytest.raises(ValueError, match=r"expected job j0009 in .*its id is 'j0001'"):
+        queue.standings()
 
 
 # --- a runner

@@ -285,6 +285,12 @@ def test_the_environment_may_name_the_endpoint(s3: S3, monkeypatch: pytest.Monke
     assert open_store(s3.uri("/env")).read("a") == b"1"
 
 
+def test_an_address_without_a_bucket_has_nothing_below_it() -> None:
+    """Put together anew it would be `s3:/NAME`, a local folder."""
+    with pytest.raises(ConfigError, match="expected a bucket in the address, got 's3://'"):
+        below("s3://", "first")
+
+
 def test_addresses_below_an_address() -> None:
     assert below("s3://bucket/runs/?region=x", "a b") == "s3://bucket/runs/a%20b?region=x"
     assert below("runs", "a b") == "runs/a b"
