@@ -36,7 +36,12 @@ SEARCH = (
     "--set training.steps=160 --set growth.cycles=3 --set search.networks=4 --set search.population=2 "
     "--set record.mlflow=false"
 )
-CALM = re.compile(r"Warning: Permanently added|^\s*$|^Shared connection|^\(?\s*tip:|WARNING: apt")
+CALM = re.compile(
+    r"Warning: Permanently added|^\s*$|^Shared connection|VINFO|^sending incremental|^sent \d|^total size is"
+    r"|bashrc: No such|^(\.ci|benchmarks|deploy|docs|evo|search_spaces|tests|tournaments)/"
+    r"|^[\w.]+(\.toml|\.txt|\.md|\.yaml|file)?$"
+)
+"""Lines of `ray up` and rsync that tell nothing."""
 
 
 class Hosts:
@@ -112,7 +117,7 @@ class Log:
             "RAY_USAGE_STATS_ENABLED": "0", "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
         }  # fmt: skip
 
-    def run(self, command: str, tell: str = "", patience: float = 300.0) -> str:
+    def run(self, command: str, tell: str = "", patience: float = 600.0) -> str:
         """A command of whoever launches, in the folder of the repository."""
         began = time.monotonic()
         done = subprocess.run(
@@ -168,10 +173,10 @@ def _launch(hosts: Hosts, log: Log) -> None:
     log.run(fill, "The addresses are filled in:")
     log.run("ray get-auth-token --generate >/dev/null; ls -l ~/.ray/auth_token | cut -c1-10", "The token:")
     log.run("ray up -y deploy/onprem.yaml", "The cluster is started:")
+    wait = "import ray, time; ray.init(); [time.sleep(1) for _ in iter(lambda: len(ray.nodes()) < 3, False)]"
     log.run(
-        "for i in $(seq 60); do ray exec deploy/onprem.yaml '. ~/.profile; ray status' 2>/dev/null > status; "
-        "test $(grep -c '^ 1 ' status) -ge 3 && break; sleep 2; done; cat status",
-        "The head starts the workers over SSH; until they are there:",
+        f"ray exec deploy/onprem.yaml '. ~/.profile; python -c \"{wait}\"; ray status'",
+        "The head starts the workers over SSH; when they are there:",
     )
     log.run(
         'ray exec deploy/onprem.yaml "RAY_AUTH_MODE=token RAY_AUTH_TOKEN=wrong ~/env/bin/evo search digits --address '
