@@ -21,10 +21,11 @@ import torch
 from ray_nodes import Cluster, Node, listening
 from small_life import SMALL, same
 
+from evo.algorithms import population
 from evo.census import Census
 from evo.data import load_task
 from evo.grower import Grower
-from evo.population import Generations
+from evo.population import Ground
 from evo.progress import silent
 from evo.recorder import read_events
 from evo.settings import build
@@ -50,17 +51,17 @@ def alone(home: Path) -> Path:
     config = build({**SEARCH, "device": "cpu"})
     task = load_task(config)
     census = Census(folder, silent)
-    population = Generations(config, 64, 10)
+    people = population(Ground(config, 64, 10, 0.0, None, ()))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        while (birth := population.birth()) is not None:
+        while (birth := people.birth()) is not None:
             settings = build(config.model_dump(), birth.settings)
             grower = Grower(settings, task, folder, birth.network, birth.generation, birth.parent)
             while not grower.done:
                 grower.advance()
             grower.close()
-            population.ended(birth.network, census.life(birth.network) or [])
+            people.ended(birth.network, census.life(birth.network) or [])
     finally:
         torch.set_num_threads(threads)
     assert (read_events(folder)["kind"] == "finished").sum() == 4
