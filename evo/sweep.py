@@ -19,6 +19,7 @@ import torch
 from ray import tune
 
 from evo import causes, cluster, footprint, live, placement, ray_metrics, replica, schedulers
+from evo.algorithms import ALGORITHMS
 from evo.census import Census
 from evo.config import Config, ConfigError
 from evo.network_trial import Begin, Common, NetworkTrial, grower
@@ -90,7 +91,7 @@ def _run(
         None if found is None else found.store.uri,
     )  # fmt: skip
     claim = tune.PlacementGroupFactory(room.bundles(), strategy=room.strategy)
-    with tempfile.TemporaryDirectory(prefix="evo-tune-") as scratch:
+    with tempfile.TemporaryDirectory(**_scratch(config, census.folder)) as scratch:
         tune.Tuner(
             tune.with_resources(tune.with_parameters(NetworkTrial, common=common), claim),
             param_space=plan.space,
@@ -101,11 +102,28 @@ def _run(
             ),
             run_config=tune.RunConfig(
                 name="search", storage_path=scratch, verbose=0,
+                # By itself Tune would have every network leave a copy at its end, where its own node alone sees it.
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[Listener(census, plan.searcher), Waiter(census, room, config.wait)],
                 failure_config=tune.FailureConfig(max_failures=schedulers.MAX_FAILURES),
                 stop=UntilStopped(census, stop),
             ),
         ).fit()  # fmt: skip
+
+
+def _scratch(config: Config, folder: Path) -> dict[str, Any]:
+    """Where Tune may write. What passes from network to network (PBT's copies) must be read on other nodes, so it lies
+    where the runs do.
+    """
+    alive = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if ALGORITHMS[config.search.algorithm].scheduler != "pbt" or len(alive) == 1:
+        return {"prefix": "evo-tune-"}
+    if replica.of(folder) is not None:
+        raise ConfigError(
+            f"search.algorithm: {config.search.algorithm} passes copies between {len(alive)} nodes, which takes a "
+            "folder that all of them see, got a bucket; write --out with a mounted folder, or another algorithm"
+        )
+    return {"prefix": ".tune-", "dir": folder.parent}
 
 
 class Listener(tune.Callback):
