@@ -65,10 +65,12 @@ def temporary(uri: str) -> Iterator[Path]:
         if abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
     try:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        draft = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}"))
     except OSError as error:
         raise told(Path(tempfile.gettempdir()), error) from error
-    with in_use(folder):
+    with in_use(draft):
+        # Under its name only now that it is locked: another process would have swept it.
+        folder = draft.rename(draft.with_name(draft.name.removeprefix(".")))
         attach(folder, uri)
         try:
             yield folder
