@@ -241,12 +241,13 @@ class Cluster:
 @contextlib.contextmanager
 def started(
     workers: int | Sequence[float] = 2, head_cpus: float = 0, dashboard: bool = False, apart: bool | None = None,
-    env: Mapping[str, str] | None = None,
+    env: Mapping[str, str] | None = None, hidden: Path | None = None,
 ) -> Iterator[Cluster]:  # fmt: skip
     """A cluster with the token on, ended with the block.
 
     workers: how many of 2 CPUs each, or the CPUs of each. head_cpus: 0, as `cluster.yaml` has it.
-    apart: in network namespaces; None: where that is allowed. env: for all nodes and for what `run` starts.
+    apart: in network namespaces; None: where that is allowed. env: for all nodes and for what `run` starts. hidden:
+    from the workers, where there are namespaces (see `add`).
     """
     token = secrets.token_hex(32)
     home = Path(tempfile.mkdtemp(prefix="evn-", dir="/tmp"))  # a socket's path holds about 100 characters
@@ -257,7 +258,7 @@ def started(
     try:
         cluster._begin(head_cpus, dashboard)
         for cpus in [2.0] * workers if isinstance(workers, int) else workers:
-            cluster.add(cpus, wait=False)
+            cluster.add(cpus, wait=False, hidden=hidden if network else None)
         for node in cluster.workers:
             node.await_start()
         yield cluster
