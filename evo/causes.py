@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 MACHINE_LOST = "its machine was lost"
+UNREACHABLE = "could not be reached"
 
 _SIGNS = (
     ("preempt", "its machine was taken back (preempted)"),
@@ -17,8 +18,8 @@ _SIGNS = (
     ("node was terminated", MACHINE_LOST),
     ("raylet died", MACHINE_LOST),
     ("GetTimeoutError", "held its lease for too long, and was replaced"),
-    ("temporarily unavailable", "could not be reached"),
-    ("unavailable", "could not be reached"),
+    ("temporarily unavailable", UNREACHABLE),
+    ("unavailable", UNREACHABLE),
     ("SIGKILL", "its process was killed (SIGKILL, or the kernel for memory)"),
     ("SIGSEGV", "its process crashed (SIGSEGV)"),
     ("SIGTERM", "its process was ended (SIGTERM)"),

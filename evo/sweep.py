@@ -22,6 +22,7 @@ from evo import causes, cluster, footprint, live, placement, ray_metrics, replic
 from evo.algorithms import ALGORITHMS
 from evo.census import Census
 from evo.config import Config, ConfigError
+from evo.losses import Losses
 from evo.network_trial import Begin, Common, NetworkTrial, grower
 from evo.placement import Plan
 from evo.pool import NOTICE_SECONDS, full, gave_up
@@ -135,6 +136,11 @@ class Listener(tune.Callback):
     def __init__(self, census: Census, asker: schedulers.Asker | None) -> None:
         self._census, self._asker = census, asker
         self._networks: dict[str, str] = {}
+        self._losses = Losses()
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        for network in self._losses.look():
+            self._census.note(f"{network}'s process could not be reached: {causes.MACHINE_LOST}; it is not held to it")
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         if result.get("mistake") is not None:
@@ -150,8 +156,7 @@ class Listener(tune.Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         network = trial.config["birth"]["network"]
         cause = causes.of(_last_error(trial))
-        if cause.startswith(causes.MACHINE_LOST):
-            trial.run_metadata.num_failures -= 1  # no fault of the network's, however often it meets with it
+        self._losses.died(trial, network, cause)
         live.failure(replica.address(self._census.folder), network, cause, "it goes on from its last commit")
         ray_metrics.failed(Path(self._census.folder).name, network)
         self._census.note(f"{network}'s process died ({cause}); it goes on from its last commit")
