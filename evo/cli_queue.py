@@ -81,14 +81,16 @@ def list_jobs(queue: Where = QUEUE, as_json: Json = False) -> None:
     found = known.standings()
     rows = {s.job.id: _row(s, known.heard(s)) for s in found}
     if as_json:
-        print_json({"jobs": list(rows.values())})
+        print_json({"jobs": list(rows.values()), "damaged": known.damaged})
         return
+    for said in known.damaged.values():
+        print(f"evo: {said}", file=sys.stderr)
     from rich.console import Console
     from rich.table import Table
 
     from evo.progress import spoken
 
-    if not found:
+    if not found and not known.damaged:
         print(f"no job in {queue}; `evo queue add search digits --queue {queue}` adds one")
         return
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
@@ -121,9 +123,22 @@ def cancel(jobs: JobIds, queue: Where = QUEUE) -> None:
     for job in jobs:
         was = known.standing(job)
         if known.cancel(job):
-            print(f"{job} cancelled" + (", and stops at its next snapshot" if was.state == "running" else ""))
+            print(f"{job} cancelled{_still_at_work(was, known.heard(was))}")
         else:
             print(f"{job} was {known.final(job)} already")
+
+
+def _still_at_work(was: Standing, heard: float | None) -> str:
+    """What becomes of the run of a job that was cancelled."""
+    from evo.machine import gone
+
+    if was.state != "running" or was.attempt is None or heard is None:
+        return ""
+    if gone(was.attempt.host, was.attempt.space, was.attempt.pid):
+        return f"; the runner that had it is gone (pid {was.attempt.pid})"
+    if time.time() - heard > was.attempt.lease:
+        return f"; nothing was heard of its runner for {time.time() - heard:.0f} s: if it lives, it stops"
+    return ", and stops at its next snapshot"
 
 
 @app.command()

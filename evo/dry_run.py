@@ -11,7 +11,7 @@ from evo import cluster, footprint, placement
 from evo.config import Config
 from evo.footprint import Shape
 from evo.life import Plan
-from evo.placement import Node
+from evo.placement import Need, Node
 from evo.task import Task
 from evo.workers import device_of
 
@@ -29,14 +29,11 @@ def plan(kind: str, config: Config, task: Task, nodes: Sequence[Node] | None = N
     """
     device = device_of(task)
     nodes = cluster.nodes(device) if nodes is None else nodes
+    _placed(kind, config, device.type, nodes, Need())  # what fits nowhere need not be measured
     found = footprint.measured(config, task)
     need = found.need()
-    if kind == "search":
-        room = placement.plan(nodes, config, device.type, need)
-        networks = config.search.networks
-    else:
-        room = placement.pool(nodes, config.workers, device.type, need, config.training.ranks)
-        networks = 1
+    room = _placed(kind, config, device.type, nodes, need)
+    networks = config.search.networks if kind == "search" else 1
     waves = math.ceil(networks / room.at_once)
     life = Plan.of(config, len(task.splits["train"]))
     # Ranks are the trials' workers too; that they also share the steps of training is not reckoned with.
@@ -55,6 +52,12 @@ def plan(kind: str, config: Config, task: Task, nodes: Sequence[Node] | None = N
         "seed": dataclasses.asdict(found.seed), "grown": dataclasses.asdict(found.grown),
         "seconds": [round(s, 1) for s in seconds],
     }  # fmt: skip
+
+
+def _placed(kind: str, config: Config, device: str, nodes: Sequence[Node], need: Need) -> placement.Plan:
+    if kind == "search":
+        return placement.plan(nodes, config, device, need)
+    return placement.pool(nodes, config.workers, device, need, config.training.ranks)
 
 
 def _nodes(nodes: Sequence[Node], room: placement.Plan) -> list[dict[str, Any]]:

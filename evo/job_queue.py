@@ -24,7 +24,7 @@ from typing import Any
 
 from evo import faults, machine
 from evo.config import ConfigError
-from evo.storage import Store, below, open_store
+from evo.storage import StorageError, Store, below, open_store
 
 FINAL = ("done", "failed", "cancelled")
 LEASE = 120.0
@@ -134,6 +134,8 @@ class Queue:
         self.store: Store = open_store(uri)
         # What never changes is read once.
         self._fixed: dict[str, bytes] = {}
+        self.damaged: dict[str, str] = {}
+        """What is wrong with the jobs that the latest `standings` left out."""
 
     def add(self, kind: str, config: Mapping[str, Any], priority: int = 0) -> Job:
         """Puts a job at the end of its priority. config: checked; without a name it gets one of its own."""
@@ -148,9 +150,20 @@ class Queue:
                 return job
 
     def standings(self) -> list[Standing]:
-        """Every job, the next to run first: by priority, then by age; those that are over stand where they stood."""
+        """Every job, the next to run first: by priority, then by age; those that are over stand where they stood.
+
+        One whose files are damaged is left out, so that the others can run, and told of in `damaged`.
+        """
         files = set(self.store.names("states/"))
-        found = [self._standing(name, files) for name in self._jobs()]
+        found: list[Standing] = []
+        self.damaged = {}
+        for name in self._jobs():
+            try:
+                found.append(self._standing(name, files))
+            except StorageError:
+                raise
+            except ValueError as error:
+                self.damaged[name] = str(error)
         return sorted(found, key=lambda s: (-s.job.priority, s.job.id))
 
     def standing(self, job: str) -> Standing:
@@ -231,7 +244,7 @@ class Queue:
         if attempts:
             attempt = self._attempt(attempts[-1])
             last = ends.get(f"states/{name}/ended-{attempt.number:06d}.json", {})
-        spent = sum(float(end.get("seconds") or 0.0) for end in ends.values())
+        spent = sum(_number(end.get("seconds")) for end in ends.values())
         for path in attempts[: None if last or final else -1]:
             if path.replace("attempt-", "ended-") not in ends:  # its runner died: what it said last counts
                 spent += self._lease_seconds(path.replace("attempt-", "lease-"))
@@ -257,7 +270,7 @@ class Queue:
 
     def _lease_seconds(self, path: str) -> float:
         try:
-            return float(json.loads(self.store.read(path))["seconds"])
+            return _number(json.loads(self.store.read(path))["seconds"])
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return 0.0
 
@@ -279,6 +292,10 @@ class Queue:
         if path not in self._fixed:
             self._fixed[path] = self.store.read(path)
         return self._fixed[path]
+
+
+def _number(told: Any) -> float:
+    return float(told) if isinstance(told, (int, float)) else 0.0
 
 
 def _plain(task: str) -> str:

@@ -84,6 +84,7 @@ class Runner:
         self._command = command or evo_command
         self._leases = Leases()
         self._in_hand: dict[str, Running] = {}
+        self._damaged: set[str] = set()
 
     def run(self, until_empty: bool, stop: Stop) -> None:
         """Until every job is over, or for ever. Raises Interrupted once a stop was asked for and all jobs stand still.
@@ -112,6 +113,9 @@ class Runner:
                 self._wind_up()
                 return bool(self._in_hand)
             standings = self.queue.standings()
+            for job in self.queue.damaged.keys() - self._damaged:
+                self.say(f"{job} is left out: {self.queue.damaged[job]}")
+                self._damaged.add(job)
             self._heed(standings)
             self._take(standings)
             self._start()

@@ -139,15 +139,21 @@ def test_a_file_that_is_none_of_ours_is_one_error_with_the_cure(
     if (name, text[:5]) == ("states/j0001/final.json", b'{"kin'):
         assert Queue(tmp_path / "queue").standing("j0001").final == ""
         return
+    fresh, sound = Queue(tmp_path / "queue"), queue.add("grow", config(tmp_path)).id
     with pytest.raises(ValueError, match=rf"queue: expected .*{name}.*; delete"):
-        Queue(tmp_path / "queue").standings()
+        fresh.standing("j0001")
+    # The others can run all the same.
+    assert [s.job.id for s in fresh.standings()] == [sound]
+    assert list(fresh.damaged) == ["j0001"]
+    assert name in fresh.damaged["j0001"]
 
 
 def test_a_job_under_anothers_name_is_refused(queue: Queue, tmp_path: Path) -> None:
     job = queue.add("grow", config(tmp_path))
     queue.store.create("jobs/j0009.json", job.to_json())
     with pytest.raises(ValueError, match=r"expected job j0009 in .*its id is 'j0001'"):
-        queue.standings()
+        queue.standing("j0009")
+    assert [s.job.id for s in queue.standings()] == ["j0001"]
 
 
 # --- a runner
@@ -165,6 +171,15 @@ def test_a_runner_empties_the_queue_in_order(queue: Queue, tmp_path: Path) -> No
     assert [line.split()[0] for line in said if " runs " in line] == ["j0002", "j0003", "j0001"]
     assert [queue.final(job.id) for job in jobs] == ["done"] * 3
     assert all(queue_jobs.lines(Path(job.run)) == [str(i) for i in range(queue_jobs.STEPS)] for job in jobs)
+
+
+def test_a_damaged_job_is_told_of_once_and_the_others_run(queue: Queue, tmp_path: Path) -> None:
+    jobs = [queue.add("grow", config(tmp_path)).id for _ in range(3)]
+    queue.store.replace(f"jobs/{jobs[0]}.json", b"{")
+    said: list[str] = []
+    runner(queue, say=said.append).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert [line.split()[0] for line in said if " runs " in line] == jobs[1:]
+    assert sum(line.startswith("j0001 is left out: queue: expected job j0001") for line in said) == 1
 
 
 def test_a_higher_job_stops_a_lower_one_which_goes_on_later(queue: Queue, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from small_life import SMALL, same
 
-from evo import api, cli
+from evo import api, cli, machine
 from evo.job_queue import Queue
 from evo.recorder import read_table
 
@@ -90,6 +90,27 @@ def test_a_mistake_is_one_line_and_changes_nothing(evo: Any, tmp_path: Path, wor
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert said in err
     assert [s.state for s in Queue("runs/queue").standings()] == ["waiting"]
+
+
+def test_a_job_is_cancelled_whose_runner_is_gone(evo: Any) -> None:
+    evo("queue", "add", "grow")
+    queue = Queue("runs/queue")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    queue.claim(queue.standing("j0001"), "r", machine.HOST, ended.pid)
+    assert evo("queue", "cancel", "j0001")[1] == f"j0001 cancelled; the runner that had it is gone (pid {ended.pid})\n"
+
+
+def test_a_damaged_job_is_told_of_beside_the_others(evo: Any) -> None:
+    evo("queue", "add", "grow")
+    Path("runs/queue/jobs/j0000.json").write_text("{")
+    code, out, err = evo("queue", "list")
+    assert code == 0
+    assert out.splitlines()[1].startswith("j0001")
+    assert err.startswith("evo: queue: expected job j0000 in 'jobs/j0000.json'")
+    told = json.loads(evo("queue", "list", "--json")[1])
+    assert [job["job"] for job in told["jobs"]] == ["j0001"]
+    assert list(told["damaged"]) == ["j0000"]
 
 
 def awaited(what: str, found: Callable[[], Any]) -> None:
