@@ -29,7 +29,7 @@ from evo.population import Birth, Ground
 from evo.recorder import read_events
 from evo.run import Run
 from evo.settings import build
-from evo.task import Task
+from evo.task import Task, fingerprint
 from search_spaces import checkpoint
 
 SMALL: dict[str, Any] = {
@@ -82,7 +82,7 @@ def search(seed: int, out: Path) -> None:
     if not (folder / "run.json").exists():
         from evo import run_folder
 
-        run_folder.create("search", api._settled(config, task), data_sha256=api.fingerprint(task))
+        run_folder.create("search", api._settled(config, task), data_sha256=fingerprint(task))
     census = Census(folder, lambda update: None)
     population = Generations(Ground(config, math.prod(task.shape), task.outputs))
     while (birth := population.birth()) is not None:

@@ -83,12 +83,12 @@ class Driver:
     def _work(self, order: Order, data: ShippedTask) -> None:
         import torch
 
-        from evo import api
+        from evo import drive
         from evo.network_trial import portable
 
         try:
             task = data.unpacked(torch.device("cpu"))
-            run = api.carry_out(order.kind, order.config, task, order.folder, self._tell, self._stop)
+            run = drive.carry_out(order.kind, order.config, task, order.folder, self._tell, self._stop)
             end = End(run.address)
         except Interrupted as stopped:
             end = End(None, None, str(stopped), stopped.signum)

@@ -170,9 +170,10 @@ class Run:
 
     def load_task(self) -> Task:
         """The run's data, from its config. Raises ValueError where they are not what it learned from."""
-        from evo.api import IN_MEMORY, fingerprint
+        from evo.api import IN_MEMORY
         from evo.data import load_task
         from evo.settings import build
+        from evo.task import fingerprint
 
         if self.info.get("task") == IN_MEMORY:
             raise RunError(f"run {self.name} learned from arrays in memory, which are not stored; pass the task")

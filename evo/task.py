@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -69,3 +70,13 @@ class Task:
             if id(split) not in moved:
                 moved[id(split)] = Split(aligned(split.x.to(device)), aligned(split.y.to(device)))
         return dataclasses.replace(self, splits={name: moved[id(s)] for name, s in self.splits.items()})
+
+
+def fingerprint(task: Task) -> str:
+    """A digest of what is learned from, so that a resumed run can tell that it goes on with the same."""
+    digest = hashlib.sha256()
+    for name in sorted(task.splits):
+        for tensor in (task.splits[name].x, task.splits[name].y):
+            digest.update(repr((name, tuple(tensor.shape), str(tensor.dtype))).encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

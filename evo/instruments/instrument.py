@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from evo import api, plugins, run_folder
+from evo import plugins, run_folder
 from evo.config import Config, ConfigError
 from evo.front import write_atomically
 from evo.instruments import jobs
@@ -36,7 +36,7 @@ from evo.instruments.tables import Column
 from evo.report import png
 from evo.stopping import Interrupted, Stop
 from evo.storage import is_remote
-from evo.task import Task
+from evo.task import Task, fingerprint
 from evo.workers import device_of
 
 RECORD = "instrument.json"
@@ -152,7 +152,7 @@ def _folder(request: Request, task: Task) -> Path:
         folder = out / (wanted if attempt == 1 else f"{wanted}-{attempt}")
         if not folder.exists():
             fresh = {
-                **asked, "data_sha256": api.fingerprint(task), "versions": run_folder.versions(),
+                **asked, "data_sha256": fingerprint(task), "versions": run_folder.versions(),
                 "processor": run_folder.processor(), "device": str(device_of(task)), "git": run_folder.git_revision(),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"), "result": None,
             }  # fmt: skip
@@ -160,7 +160,7 @@ def _folder(request: Request, task: Task) -> Path:
             return folder
         found = _record(folder)
         if found is not None and {name: found.get(name) for name in asked} == asked:
-            if found.get("data_sha256") != api.fingerprint(task):
+            if found.get("data_sha256") != fingerprint(task):
                 raise ConfigError(
                     f"data: {folder} began with other data than {task.name} holds now; restore them, "
                     "or write another --name"

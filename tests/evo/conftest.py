@@ -1,12 +1,15 @@
-"""A small life that several modules look at, lived once."""
+"""A small life and a small search that several modules look at, lived once; and a cluster of three nodes."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray_nodes
+import three_nodes
 from small_life import made
 
 from evo.grower import Grower
@@ -33,3 +36,24 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, told: list[dict[str, Any]
 def copy(unbroken: Path, tmp_path: Path) -> Path:
     """A copy to write to."""
     return Path(shutil.copytree(unbroken, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the searches of three nodes run."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="session")
+def alone(home: Path) -> Path:
+    """The folder of that search in this one process; only to be read."""
+    three_nodes.live_alone(home / "alone")
+    return home / "alone"
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ray_nodes.Cluster]:
+    # No node sees another's temporary files, as on machines of their own.
+    own = tmp_path_factory.mktemp("own")
+    with ray_nodes.started(workers=2, dashboard=True, env={"TMPDIR": str(own)}, hidden=own) as made:
+        yield made

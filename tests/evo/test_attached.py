@@ -8,93 +8,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import ray_nodes
-import torch
 from ray_nodes import Cluster, Node, listening
-from small_life import SMALL, same
+from small_life import same
+from three_nodes import COMMAND, commits, ended, networks_on, piped, until
 
-from evo.algorithms import population
-from evo.census import Census
-from evo.data import load_task
-from evo.grower import Grower
-from evo.population import Ground
-from evo.progress import silent
 from evo.recorder import read_events
-from evo.settings import build
 
 pytestmark = pytest.mark.timeout(600)
-
-EVO = [sys.executable, "-c", "from evo.cli import main; main()"]
-SEARCH: dict[str, Any] = {
-    **SMALL, "training.steps": 60, "training.warmup": 2, "growth.cycles": 2, "tournament.rungs": [2, 3],
-    "search.networks": 4, "search.population": 2,
-}  # fmt: skip
-WORDS = [w for k, v in SEARCH.items() if k not in ("task", "seed") for w in ("--set", f"{k}={json.dumps(v)}")]
-COMMAND = [*EVO, "search", "digits", "--seed", "7", "--workers", "1", *WORDS]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("home")
-
-
-@pytest.fixture(scope="module")
-def alone(home: Path) -> Path:
-    """The search in this one process: no Ray, no workers, network after network."""
-    folder = home / "alone"
-    config = build({**SEARCH, "device": "cpu"})
-    task = load_task(config)
-    census = Census(folder, silent)
-    people = population(Ground(config, 64, 10, 0.0, None, ()))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        while (birth := people.birth()) is not None:
-            settings = build(config.model_dump(), birth.settings)
-            grower = Grower(settings, task, folder, birth.network, birth.generation, birth.parent)
-            while not grower.done:
-                grower.advance()
-            grower.close()
-            people.ended(birth.network, census.life(birth.network) or [])
-    finally:
-        torch.set_num_threads(threads)
-    assert (read_events(folder)["kind"] == "finished").sum() == 4
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    # No node sees another's temporary files, as on machines of their own.
-    own = tmp_path_factory.mktemp("own")
-    with ray_nodes.started(workers=2, dashboard=True, env={"TMPDIR": str(own)}, hidden=own) as made:
-        yield made
-
-
-def until(found: Callable[[], object], what: str, seconds: float = 280.0) -> None:
-    end = time.monotonic() + seconds
-    while not found():
-        assert time.monotonic() < end, f"never: {what}"
-        time.sleep(0.1)
-
-
-def commits(run: Path) -> int:
-    return len(list((run / "events").glob("n*.parquet")))
-
-
-def networks_on(node: Node) -> list[int]:
-    """Process ids of the networks that grow there."""
-    return [pid for pid in node.find("ray::") if b"NetworkTrial" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-
-
-def ended(process: subprocess.Popen[Any], seconds: float = 280.0) -> tuple[int, str]:
-    _, err = process.communicate(timeout=seconds)
-    return process.returncode, err
 
 
 def test_three_nodes_compute_what_one_process_does(home: Path, alone: Path, cluster: Cluster) -> None:
@@ -113,13 +36,6 @@ def test_three_nodes_compute_what_one_process_does(home: Path, alone: Path, clus
     assert same(alone, home / "runs" / "three") == []
     # Whoever was joined goes on without us.
     assert cluster.run(["ray", "status", "--address", cluster.address]).returncode == 0
-
-
-def piped(cluster: Cluster) -> dict[str, Any]:
-    return {
-        "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True,
-        "env": {"RAY_ADDRESS": cluster.address},
-    }  # fmt: skip
 
 
 def test_without_the_token_nobody_comes_in(home: Path, cluster: Cluster, tmp_path: Path) -> None:
@@ -244,7 +160,7 @@ def test_a_node_that_does_not_share_the_folder_of_runs_is_named(cluster: Cluster
 def test_a_node_that_dies_changes_nothing(home: Path, alone: Path, cluster: Cluster) -> None:
     run = home / "runs" / "node-lost"
     search = cluster.popen([*COMMAND, "--name", "node-lost", "--address", cluster.address], cwd=home, **piped(cluster))
-    until(lambda: commits(run) >= 1, "a first commit")
+    until(lambda: commits(run) >= 1, "a first commit", search)
     until(lambda: any(map(networks_on, cluster.workers)), "a network at work")
     victim = next(node for node in cluster.workers if node.alive and node.find("ray::"))
     victim.kill()
