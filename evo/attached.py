@@ -172,14 +172,7 @@ def _nonce(out: str) -> Iterator[nodes.Nonce]:
         for name in store.names(made.name):
             store.remove(name)
         if before is not None:
-            _remove_empty(Path(uri), before)
-
-
-def _remove_empty(folder: Path, keep: Path) -> None:
-    with contextlib.suppress(OSError):
-        while folder != keep:
-            folder.rmdir()
-            folder = folder.parent
+            storage.remove_empty(Path(uri), before)
 
 
 # --- what Ray says, in one line

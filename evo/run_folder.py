@@ -20,7 +20,7 @@ from typing import Any
 
 from evo import faults, lease, replica
 from evo.config import Config, ConfigError
-from evo.storage import below, is_remote
+from evo.storage import below, is_remote, remove_empty, sync
 
 DISTRIBUTIONS = (
     "meristem", "torch", "numpy", "scipy", "scikit-learn", "ray", "optuna", "pandas", "pyarrow", "mlflow", "pydantic",
@@ -57,13 +57,13 @@ def create(kind: str, config: Config, **more: Any) -> tuple[Path, Config]:
                 if err.errno not in _TAKEN:
                     raise
                 continue
-            _sync(out)
+            sync(out)
             faults.point("run.written")
             return out / name, named
         raise _taken(str(out / wanted), wanted)
     except (OSError, ConfigError):
         shutil.rmtree(draft, ignore_errors=True)
-        _remove_empty(out, parents_before)
+        remove_empty(out, parents_before)
         raise
 
 
@@ -78,7 +78,7 @@ def amend(folder: Path, info: Mapping[str, Any]) -> None:
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _sync(folder)
+    sync(folder)
     faults.point("run.amended")
 
 
@@ -231,25 +231,8 @@ def _write(path: Path, content: Mapping[str, Any]) -> None:
         file.write(_json(content))
         file.flush()
         os.fsync(file.fileno())
-    _sync(path.parent)
+    sync(path.parent)
 
 
 def _json(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2) + "\n").encode()
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _remove_empty(folder: Path, keep: Path) -> None:
-    """Takes away the folders made on the way to `folder`, as long as they are empty."""
-    folder, keep = folder.absolute(), keep.absolute()
-    with contextlib.suppress(OSError):
-        while folder != keep:
-            folder.rmdir()
-            folder = folder.parent

@@ -275,3 +275,12 @@ def sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def remove_empty(folder: Path, keep: Path) -> None:
+    """Takes away the folders made on the way to `folder`, as long as they are empty."""
+    folder, keep = folder.absolute(), keep.absolute()
+    with contextlib.suppress(OSError):
+        while folder != keep:
+            folder.rmdir()
+            folder = folder.parent

@@ -1,4 +1,4 @@
-"""A small life and a small search that several modules look at, lived once; and a cluster of three nodes."""
+"""What several modules look at: small lives, a small search and a run, lived once; the command; three nodes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 import ray_nodes
 import three_nodes
-from small_life import made
+from commands import Evo, in_process
+from small_life import SHORT, SMALL, live, made
 
+import evo
+from evo import report
 from evo.grower import Grower
+from evo.run import Run
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +40,35 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory, told: list[dict[str, Any]
 def copy(unbroken: Path, tmp_path: Path) -> Path:
     """A copy to write to."""
     return Path(shutil.copytree(unbroken, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="session")
+def short_life(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a life of two cycles; only to be read."""
+    folder = tmp_path_factory.mktemp("short")
+    live(*made(**SHORT), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def no_pictures() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda run, task=None: run.folder / "report" / "report.html")
+        yield
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of `evo grow`, without a report; only to be read."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write", lambda run, task=None: run.folder / "report" / "report.html")
+        return evo.grow(config=SMALL, out=str(tmp_path_factory.mktemp("first")), name="first")
+
+
+@pytest.fixture(name="evo")
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Evo:
+    """The `evo` command in this process, in an empty folder."""
+    return in_process(monkeypatch, capfd, tmp_path)
 
 
 @pytest.fixture(scope="session")

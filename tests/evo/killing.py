@@ -14,33 +14,40 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from small_life import SMALL, live, made
+from small_life import SHORT, SMALL, live, made
 
 from evo import api, faults, front, report
 
-SHORT: dict[str, Any] = {"growth.cycles": 2, "training.steps": 60, "tournament.rungs": [2, 3], "training.warmup": 2}
 MOST = 400
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The process id of a fork that does it; exit code 1 where it fails."""
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:  # a fork must not go on as its parent would
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def attempt(spec: str, work: Callable[[], object]) -> bool:
     """Whether `work`, done in a fork in which the fault `spec` is armed, was killed. Raises where it failed."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            os.environ["MERISTEM_FAULT"] = spec
-            importlib.reload(faults)
-            work()
-            status = 0
-        except BaseException:  # a fork must not go on as its parent would
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(status)
-    _, status = os.waitpid(pid, 0)
+
+    def armed() -> None:
+        os.environ["MERISTEM_FAULT"] = spec
+        importlib.reload(faults)
+        work()
+
+    _, status = os.waitpid(forked(armed), 0)
     if os.WIFSIGNALED(status):
         assert os.WTERMSIG(status) == signal.SIGKILL, status
         return True

@@ -11,20 +11,16 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
-from small_life import live, made
+from killing import forked
+from small_life import SHORT, live, made
 
 from evo import faults
 from search_spaces.randomness import keyed
 
-SHORT: dict[str, Any] = {
-    "growth.cycles": 2, "training.steps": 60, "tournament.rungs": [2, 3], "training.warmup": 2,
-}  # fmt: skip
 LONGEST = 30.0
 """Seconds that a frozen rival sleeps at most."""
 
@@ -68,21 +64,6 @@ def between_threads(seed: int, lives: list[Callable[[], object]]) -> list[int]:
     if told:
         raise told[0]
     return won
-
-
-def forked(work: Callable[[], object]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException:  # a fork must not go on as its parent would
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(status)
 
 
 def between_processes(seed: int, folder: Path, seconds: float) -> None:

@@ -22,6 +22,9 @@ SMALL: dict[str, Any] = {
     "tournament.evidence_samples": 64, "record.mlflow": False,
 }  # fmt: skip
 
+SHORT: dict[str, Any] = {"growth.cycles": 2, "training.steps": 60, "tournament.rungs": [2, 3], "training.warmup": 2}
+"""What makes it shorter still."""
+
 
 def made(**settings: Any) -> tuple[Config, Task]:
     """Config and data of a small life, some settings changed: made(**{"growth.cycles": 2})."""

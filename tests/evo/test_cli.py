@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import fake_grower
@@ -18,39 +17,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from commands import Evo
 from fake_grower import CYCLES, FakeGrower
 
-from evo import cli, predictions, run_folder
+from evo import predictions, run_folder
 from evo.config import Config
 from evo.settings import build
 
 ROOT = Path(__file__).parents[2]
 QUIET = ["--set", "record.mlflow=false"]
-Evo = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> type[FakeGrower]:
     return fake_grower.install(monkeypatch, tmp_path)
-
-
-@pytest.fixture
-def evo(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Evo:
-    """The command in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MERISTEM_TRACEBACK", raising=False)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evo", *words])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return run
 
 
 def test_help_is_quick_and_lists_every_command() -> None:

@@ -25,17 +25,7 @@ from evo.settings import build
 from evo.storage import open_store
 from search_spaces import checkpoint
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write", lambda run, task=None: run.folder / "report" / "report.html")
-        yield
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> Run:
-    return evo.grow(config=SMALL, out=str(tmp_path_factory.mktemp("first")), name="first")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def copied(run: Run, to: Path) -> Path:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import killing
 import pytest
-from small_life import SMALL, same, stable
+from small_life import SHORT, SMALL, same, stable
 
 from evo import faults
 from evo.recorder import read_events
@@ -116,7 +116,7 @@ def evo(*words: str, fault: str = "", cwd: Path) -> subprocess.CompletedProcess[
 
 
 def test_the_command_is_killed_and_resumed(killed: Path, tmp_path: Path) -> None:
-    settings = {k: v for k, v in {**SMALL, **killing.SHORT}.items() if k not in ("task", "seed")}
+    settings = {k: v for k, v in {**SMALL, **SHORT}.items() if k not in ("task", "seed")}
     words = [word for k, v in settings.items() for word in ("--set", f"{k}={json.dumps(v)}")]
     died = evo("grow", "digits", "--seed", "7", "--name", "a", *words, fault="events.renamed:3", cwd=tmp_path)
     assert died.returncode == -signal.SIGKILL, died.stderr

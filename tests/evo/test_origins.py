@@ -12,24 +12,13 @@ import pytest
 from small_life import SMALL, same
 
 import evo
-from evo import report
 from evo.config import ConfigError
 from evo.origins import Origin, place_of
 from evo.recorder import read_events
 from evo.run import Run
 from search_spaces import checkpoint, surgery
 
-
-@pytest.fixture(scope="module", autouse=True)
-def no_pictures() -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "write", lambda run, task=None: run.folder / "report" / "report.html")
-        yield
-
-
-@pytest.fixture(scope="module")
-def first(tmp_path_factory: pytest.TempPathFactory, no_pictures: None) -> Run:
-    return evo.grow(config=SMALL, out=str(tmp_path_factory.mktemp("first")), name="first")
+pytestmark = pytest.mark.usefixtures("no_pictures")
 
 
 def child(first: Run | str, out: Path, **more: Any) -> Run:

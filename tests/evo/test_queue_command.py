@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import yaml
+from commands import Evo
 from small_life import SMALL, same
 
-from evo import api, cli, machine
+from evo import api, machine
 from evo.job_queue import Queue
 from evo.recorder import read_table
 
@@ -25,22 +26,7 @@ EVO = [sys.executable, "-c", "from evo.cli import main; main()"]
 LOW = {**SMALL, "growth.cycles": 8, "training.steps": 2400}
 
 
-@pytest.fixture
-def evo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evo", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-def test_jobs_are_added_listed_and_cancelled(evo: Any, tmp_path: Path) -> None:
+def test_jobs_are_added_listed_and_cancelled(evo: Evo, tmp_path: Path) -> None:
     assert (
         evo("queue", "list")[1] == "no job in runs/queue; `evo queue add search digits --queue runs/queue` adds one\n"
     )
@@ -83,7 +69,7 @@ def test_jobs_are_added_listed_and_cancelled(evo: Any, tmp_path: Path) -> None:
         (["run", "--at-once", "0"], "--at-once: expected 1 or more"),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_line_and_changes_nothing(evo: Any, tmp_path: Path, words: list[str], said: str) -> None:
+def test_a_mistake_is_one_line_and_changes_nothing(evo: Evo, tmp_path: Path, words: list[str], said: str) -> None:
     (tmp_path / "runs" / "taken").mkdir(parents=True)
     evo("queue", "add", "grow")
     code, out, err = evo("queue", *words)
@@ -92,7 +78,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(evo: Any, tmp_path: Path, wor
     assert [s.state for s in Queue("runs/queue").standings()] == ["waiting"]
 
 
-def test_a_job_is_cancelled_whose_runner_is_gone(evo: Any) -> None:
+def test_a_job_is_cancelled_whose_runner_is_gone(evo: Evo) -> None:
     evo("queue", "add", "grow")
     queue = Queue("runs/queue")
     ended = subprocess.Popen(["true"])
@@ -101,7 +87,7 @@ def test_a_job_is_cancelled_whose_runner_is_gone(evo: Any) -> None:
     assert evo("queue", "cancel", "j0001")[1] == f"j0001 cancelled; the runner that had it is gone (pid {ended.pid})\n"
 
 
-def test_a_damaged_job_is_told_of_beside_the_others(evo: Any) -> None:
+def test_a_damaged_job_is_told_of_beside_the_others(evo: Evo) -> None:
     evo("queue", "add", "grow")
     Path("runs/queue/jobs/j0000.json").write_text("{")
     code, out, err = evo("queue", "list")
@@ -120,7 +106,7 @@ def awaited(what: str, found: Callable[[], Any]) -> None:
         time.sleep(0.1)
 
 
-def test_lives_make_way_and_are_killed_and_end_the_same_to_the_bit(evo: Any, tmp_path: Path) -> None:
+def test_lives_make_way_and_are_killed_and_end_the_same_to_the_bit(evo: Evo, tmp_path: Path) -> None:
     """A long life makes way for a short one, goes on, loses its runner to SIGKILL, and is taken up by another."""
     api.grow(config={**LOW, "name": "digits-j0001", "out": str(tmp_path / "unbroken")})
     (tmp_path / "low.yaml").write_text(yaml.safe_dump(LOW))
@@ -161,7 +147,7 @@ def test_lives_make_way_and_are_killed_and_end_the_same_to_the_bit(evo: Any, tmp
     assert (run / "report" / "report.html").exists()
 
 
-def test_ctrl_c_leaves_the_queue_to_go_on_later(evo: Any, tmp_path: Path) -> None:
+def test_ctrl_c_leaves_the_queue_to_go_on_later(evo: Evo, tmp_path: Path) -> None:
     evo("queue", "add", "grow", *[w for k, v in LOW.items() for w in ("--set", f"{k}={json.dumps(v)}")])
     queue, run = Queue(tmp_path / "runs" / "queue"), tmp_path / "runs" / "digits-j0001"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 from bucket_server import S3, bucket
-from rivals import SHORT, between_threads
-from small_life import SMALL, live, made, same, saved, stable
+from rivals import between_threads
+from small_life import SHORT, SMALL, live, made, same, saved, stable
 
 from evo import api, buckets, lease, replica, run_folder, stored_snapshots
 from evo.census import Census
@@ -39,13 +39,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    live(*made(**SHORT), folder)
-    return folder
-
-
 def pulled(uri: str, folder: Path) -> Path:
     """All that is committed in the bucket, in a folder that has seen nothing of it before."""
     folder.mkdir()
@@ -61,15 +54,15 @@ def pulled(uri: str, folder: Path) -> Path:
 # --- lives
 
 
-def test_a_life_in_a_bucket_is_the_life_in_a_folder(alone: Path, s3: S3, tmp_path: Path) -> None:
+def test_a_life_in_a_bucket_is_the_life_in_a_folder(short_life: Path, s3: S3, tmp_path: Path) -> None:
     uri = s3.uri("/life/a")
     with replica.temporary(uri) as folder:
         live(*made(**SHORT), folder)
     assert not folder.exists()
-    assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+    assert same(short_life, pulled(uri, tmp_path / "pulled")) == []
 
 
-def test_a_new_machine_at_every_cycle_makes_no_difference(alone: Path, s3: S3, tmp_path: Path) -> None:
+def test_a_new_machine_at_every_cycle_makes_no_difference(short_life: Path, s3: S3, tmp_path: Path) -> None:
     uri, done = s3.uri("/machines/a"), False
     while not done:
         with replica.temporary(uri) as folder:
@@ -77,7 +70,7 @@ def test_a_new_machine_at_every_cycle_makes_no_difference(alone: Path, s3: S3, t
             if not grower.done:
                 grower.advance()
             done = grower.done
-    assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+    assert same(short_life, pulled(uri, tmp_path / "pulled")) == []
 
 
 def test_what_a_killed_process_left_is_swept_by_the_next(
@@ -92,9 +85,9 @@ def test_what_a_killed_process_left_is_swept_by_the_next(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_child_finds_its_parent_in_the_bucket(alone: Path, s3: S3, tmp_path: Path) -> None:
+def test_a_child_finds_its_parent_in_the_bucket(short_life: Path, s3: S3, tmp_path: Path) -> None:
     born = {"network": "n001", "generation": 1, "parent": "n000/000001"}
-    here = Path(shutil.copytree(alone, tmp_path / "here"))
+    here = Path(shutil.copytree(short_life, tmp_path / "here"))
     live(*made(**SHORT), here, **born)
     uri = s3.uri("/child/a")
     for more in ({}, born):
@@ -104,7 +97,7 @@ def test_a_child_finds_its_parent_in_the_bucket(alone: Path, s3: S3, tmp_path: P
 
 
 @pytest.mark.parametrize("seed", range(RIVALRIES))
-def test_rivals_on_two_machines_leave_one_life(alone: Path, s3: S3, tmp_path: Path, seed: int) -> None:
+def test_rivals_on_two_machines_leave_one_life(short_life: Path, s3: S3, tmp_path: Path, seed: int) -> None:
     config, task = made(**SHORT)
     uri = s3.uri(f"/rivals/{seed}")
 
@@ -113,9 +106,9 @@ def test_rivals_on_two_machines_leave_one_life(alone: Path, s3: S3, tmp_path: Pa
             live(config, task, folder)
 
     won = between_threads(seed, [life, life])
-    assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+    assert same(short_life, pulled(uri, tmp_path / "pulled")) == []
     stored = open_store(uri).names("events/")
-    assert len(won) == len(stored) == len(list((alone / "events").iterdir()))
+    assert len(won) == len(stored) == len(list((short_life / "events").iterdir()))
     shots = read_events(tmp_path / "pulled")["stored"].dropna().nunique()
     assert len({name.rpartition("/")[0] for name in open_store(uri).names("snapshots/")}) == shots
 
@@ -133,7 +126,7 @@ def test_a_commit_that_another_machine_made_is_fenced(s3: S3, tmp_path: Path) ->
 
 
 def test_a_store_that_is_gone_for_a_while_costs_time_alone(
-    alone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    short_life: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(buckets, "PATIENCE", 30.0)
     with bucket() as server:
@@ -152,7 +145,7 @@ def test_a_store_that_is_gone_for_a_while_costs_time_alone(
             server.start()
         with replica.temporary(uri) as folder:
             live(*made(**SHORT), folder)
-        assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+        assert same(short_life, pulled(uri, tmp_path / "pulled")) == []
 
 
 def test_a_search_whose_store_is_gone_is_to_end_with_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +200,7 @@ def test_a_replica_follows_a_compaction(s3: S3, tmp_path: Path) -> None:
     assert read_events(folders["reader"])["cycle"].tolist() == [0, 1, 2, 3]
 
 
-def test_what_was_taken_out_of_the_bucket_is_lived_again(alone: Path, s3: S3, tmp_path: Path) -> None:
+def test_what_was_taken_out_of_the_bucket_is_lived_again(short_life: Path, s3: S3, tmp_path: Path) -> None:
     uri = s3.uri("/mended/a")
     (tmp_path / "machine").mkdir()
     replica.attach(tmp_path / "machine", uri)
@@ -215,10 +208,10 @@ def test_what_was_taken_out_of_the_bucket_is_lived_again(alone: Path, s3: S3, tm
     store = open_store(uri)
     store.remove(store.names("events/")[-1])
     replica.refresh(tmp_path / "machine")
-    assert len(read_events(tmp_path / "machine")) < len(read_events(alone))
+    assert len(read_events(tmp_path / "machine")) < len(read_events(short_life))
     live(*made(**SHORT), tmp_path / "machine")
-    assert same(alone, tmp_path / "machine") == []
-    assert same(alone, pulled(uri, tmp_path / "pulled")) == []
+    assert same(short_life, tmp_path / "machine") == []
+    assert same(short_life, pulled(uri, tmp_path / "pulled")) == []
 
 
 # --- runs

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from bucket_server import S3, bucket
-from rivals import SHORT
-from small_life import SMALL, same
+from small_life import SHORT, SMALL, same
 
 from evo import api, replica, stored_snapshots
 from evo.recorder import read_events

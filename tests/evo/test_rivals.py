@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from rivals import SHORT, between_threads
-from small_life import live, made, same
+from rivals import between_threads
+from small_life import SHORT, live, made, same
 
 from evo import recorder
 from evo.events import row
@@ -22,27 +22,20 @@ ROOT = Path(__file__).resolve().parents[2]
 THREADS, PROCESSES = 20, 5
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("alone")
-    live(*made(**SHORT), folder)
-    return folder
-
-
-def check(alone: Path, folder: Path) -> None:
-    assert same(alone, folder) == []
-    assert read_events(folder)["seq"].tolist() == list(range(len(read_events(alone))))
+def check(short_life: Path, folder: Path) -> None:
+    assert same(short_life, folder) == []
+    assert read_events(folder)["seq"].tolist() == list(range(len(read_events(short_life))))
     names = [path.name for path in (folder / "events").iterdir()]
-    assert sorted(names) == sorted(path.name for path in (alone / "events").iterdir())
+    assert sorted(names) == sorted(path.name for path in (short_life / "events").iterdir())
     for snapshot in (folder / "snapshots" / "n000").iterdir():
         assert checkpoint.load(snapshot).state is not None
 
 
 @pytest.mark.parametrize("seed", range(THREADS))
-def test_rivals_in_threads_leave_one_life(alone: Path, tmp_path: Path, seed: int) -> None:
+def test_rivals_in_threads_leave_one_life(short_life: Path, tmp_path: Path, seed: int) -> None:
     config, task = made(**SHORT)
     won = between_threads(seed, [lambda: live(config, task, tmp_path)] * 2)
-    check(alone, tmp_path)
+    check(short_life, tmp_path)
     assert len(won) == len(list((tmp_path / "events").iterdir()))
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import fake_run
 import pytest
+from commands import Evo
 from rich.console import Console
 
-from evo import cli, live, status, status_screen
+from evo import live, status, status_screen
 from evo.machine import HOST, SPACE
 from evo.progress import spoken
 from evo.recorder import Recorder
@@ -244,21 +245,7 @@ def test_spoken_times() -> None:
 # --- the commands
 
 
-@pytest.fixture
-def evo(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evo", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-def test_status_prints_once_as_lines_or_json(running: Path, evo: Any) -> None:
+def test_status_prints_once_as_lines_or_json(running: Path, evo: Evo) -> None:
     code, out, _ = evo("status", str(running))
     assert code == 0
     assert out.startswith(f"search digits, seed 7, {running}: ")
@@ -269,7 +256,7 @@ def test_status_prints_once_as_lines_or_json(running: Path, evo: Any) -> None:
 
 
 def test_watch_tells_what_changed_until_the_run_is_over(
-    tmp_path: Path, evo: Any, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, evo: Evo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = search(tmp_path / "a", networks=1)
     lived(folder, "n000", 1)

@@ -8,38 +8,18 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import yaml
+from commands import Evo
 from small_jobs import WORDS
 
-from evo import cli
 from evo.config import Config
 from evo.settings import build, read_yaml
 
-Evo = Callable[..., tuple[int, str, str]]
 TINY = [*WORDS, "--device", "cpu", "--seed", "3"]
-
-
-@pytest.fixture
-def evo(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Evo:
-    """The command in this process: exit code, standard output, standard error."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MERISTEM_TRACEBACK", raising=False)
-
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evo", *words])
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capfd.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return run
 
 
 def lives(folder: str) -> int:
