@@ -11,7 +11,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,12 @@ ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Actors without a GPU must not lose sight of it by an empty CUDA_VISIBLE_DEVICES; Ray warns of that change.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+_PRIVATE = {
+    # When all of a process group is told to end, Ray's control store goes before its driver does, which must not wait a
+    # minute for it to come back: nobody would start it again.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "10",
 }
 
 
@@ -112,7 +118,7 @@ def session(device: torch.device) -> Iterator[None]:
     # Ray's sockets live below it, and the path of a socket holds about 100 characters.
     folder = tempfile.mkdtemp(prefix="evo-", dir="/tmp" if os.path.isdir("/tmp") else None)
     try:
-        with quiet_environment(device), own_handlers():
+        with quiet_environment(device, _PRIVATE), own_handlers():
             ray.init(
                 address="local", num_cpus=cpus(), num_gpus=gpus(device), include_dashboard=False,
                 log_to_driver=False, logging_level=logging.ERROR, _temp_dir=folder,
@@ -143,9 +149,9 @@ def silence() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet_environment(device: torch.device | None = None) -> Iterator[None]:
+def quiet_environment(device: torch.device | None = None, more: Mapping[str, str] | None = None) -> Iterator[None]:
     """What Ray's processes inherit: silence, and of several GPUs only the one that was asked for."""
-    wanted = {k: v for k, v in ENVIRONMENT.items() if k not in os.environ}
+    wanted = {k: v for k, v in {**ENVIRONMENT, **(more or {})}.items() if k not in os.environ}
     if device is not None and device.type == "cuda" and device.index is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         names = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]

@@ -76,6 +76,11 @@ def name_of(number: int) -> str:
     return f"n{number:03d}"
 
 
+def number_of(name: str) -> int:
+    """Of a network by its name."""
+    return int(name.removeprefix("n"))
+
+
 def score(information: float, parameters: int, price: float) -> float:
     """One scalar instead of a front: nats of validation information, less the price of what holds them."""
     return information - price * parameters

@@ -15,7 +15,7 @@ from evo import origins
 from evo.algorithms import ALGORITHMS, population
 from evo.census import Census
 from evo.config import Config
-from evo.population import Birth, Ground, Population, name_of
+from evo.population import Birth, Ground, Population, name_of, number_of
 from evo.suggestions import growth_settings, growth_space
 from evo.task import Task
 
@@ -129,7 +129,7 @@ def _pbt(config: Config, population: Population, census: Census) -> Plan:
             living.append(birth.as_tune_config()["birth"])
         else:
             census.tell_ended(birth.network)
-    bounds, number = growth_space(config), len(births)
+    bounds, number = growth_space(config), 1 + max(number_of(birth.network) for birth in births)
 
     def explored(new: dict[str, Any]) -> dict[str, Any]:
         # What goes on from a copy is a network of its own, with a record of its own.

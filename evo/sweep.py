@@ -26,6 +26,7 @@ from evo.losses import Losses
 from evo.network_trial import Begin, Common, NetworkTrial, grower
 from evo.placement import Plan
 from evo.pool import NOTICE_SECONDS, full, gave_up
+from evo.population import name_of
 from evo.progress import Progress
 from evo.shipping import ShippedTask
 from evo.task import Task
@@ -84,7 +85,6 @@ def _run(
     begin: Begin,
 ) -> None:
     price = economy.price(1.0, len(task.splits["train"]), config.economy.price, config.economy.final_price)
-    plan = schedulers.plan(config, task, census, price)
     data = (ray.put(ShippedTask.of(task)),)
     found = replica.of(census.folder)
     common = Common(
@@ -92,9 +92,25 @@ def _run(
         None if found is None else found.store.uri,
     )  # fmt: skip
     claim = tune.PlacementGroupFactory(room.bundles(), strategy=room.strategy)
+    trainable = tune.with_resources(tune.with_parameters(NetworkTrial, common=common), claim)
+    for last in (*[False] * schedulers.MAX_FAILURES, True):
+        plan = schedulers.plan(config, task, census, price)
+        _fit(trainable, plan, config, room, census, stop, last)
+        if plan.searcher is not None or census.broken is not None or stop():
+            return
+        # PBT has no searcher that could ask again for a network whose trial Tune gave up.
+        known = {name_of(number) for number in range(config.search.networks)} | census.begun().keys()
+        if all(census.life(network) is not None for network in known):
+            return
+
+
+def _fit(
+    trainable: Any, plan: schedulers.Plan, config: Config, room: Plan, census: Census, stop: Callable[[], bool],
+    last: bool,
+) -> None:  # fmt: skip
     with tempfile.TemporaryDirectory(**_scratch(config, census.folder)) as scratch:
         tune.Tuner(
-            tune.with_resources(tune.with_parameters(NetworkTrial, common=common), claim),
+            trainable,
             param_space=plan.space,
             tune_config=tune.TuneConfig(
                 search_alg=plan.searcher, scheduler=plan.scheduler, num_samples=plan.samples, reuse_actors=True,
@@ -105,7 +121,7 @@ def _run(
                 name="search", storage_path=scratch, verbose=0,
                 # By itself Tune would have every network leave a copy at its end, where its own node alone sees it.
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[Listener(census, plan.searcher), Waiter(census, room, config.wait)],
+                callbacks=[Listener(census, plan.searcher, last), Waiter(census, room, config.wait)],
                 failure_config=tune.FailureConfig(max_failures=schedulers.MAX_FAILURES),
                 stop=UntilStopped(census, stop),
             ),
@@ -133,8 +149,9 @@ class Listener(tune.Callback):
     def __reduce__(self) -> tuple[Any, ...]:
         return object, ()  # Tune pickles it into its scratch folder, where nobody looks for it
 
-    def __init__(self, census: Census, asker: schedulers.Asker | None) -> None:
-        self._census, self._asker = census, asker
+    def __init__(self, census: Census, asker: schedulers.Asker | None, last: bool) -> None:
+        """last: what Tune gives up now is not tried once more."""
+        self._census, self._asker, self._last = census, asker, last
         self._networks: dict[str, str] = {}
         self._losses = Losses()
 
@@ -168,7 +185,8 @@ class Listener(tune.Callback):
             self._census.broken = self._census.broken or RuntimeError(told)
             return
         network, cause = trial.config["birth"]["network"], causes.of(_last_error(trial))
-        if self._asker is not None and self._asker.broken_off(trial.num_failures > schedulers.MAX_FAILURES):
+        for_good = trial.num_failures > schedulers.MAX_FAILURES
+        if not (for_good or self._last) if self._asker is None else self._asker.broken_off(for_good):
             live.failure(replica.address(self._census.folder), network, cause, "it is started again")
             self._census.note(f"{network}'s process died ({cause}) before it was at work; it is started again")
             return

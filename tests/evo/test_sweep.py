@@ -200,10 +200,15 @@ def test_asha_ends_networks_early_and_says_so(tmp_path: Path) -> None:
     assert (early["cycle"] < 8).all()
 
 
-def test_pbt_goes_on_from_copies(tmp_path: Path) -> None:
+@pytest.mark.parametrize("killed", [(), ("n000", "n001", "n002", "n003")])
+def test_pbt_goes_on_from_copies(tmp_path: Path, killed: tuple[str, ...]) -> None:
+    """killed: while their networks give way or end, which is when actors would be handed over."""
+    for name in killed:
+        (tmp_path / f"kill-{name}-closing").touch()
     settings = {"search.algorithm": "pbt", "growth.cycles": 10, "search.networks": 4, "search.population": 4}
     search(tmp_path, config_of(**settings))
     rows = read_events(tmp_path)
+    assert not list(tmp_path.glob("kill-*"))
     started = rows[rows["kind"] == "started"].set_index("network")
     copies = started[started["parent"].notna()]
     assert len(copies)
