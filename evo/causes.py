@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 MACHINE_LOST = "its machine was lost"
+MACHINE_TAKEN = "its machine was taken back (preempted)"
 UNREACHABLE = "could not be reached"
 
 _SIGNS = (
-    ("preempt", "its machine was taken back (preempted)"),
+    ("preempt", MACHINE_TAKEN),
     ("out-of-memory", "killed by Ray for memory: its machine had run out"),
     ("OutOfMemory", "killed by Ray for memory: its machine had run out"),
     ("running low on memory", "killed by Ray for memory: its machine had run out"),
@@ -29,6 +30,11 @@ _SIGNS = (
     ("ray.kill", "it was ended by ray.kill"),
 )
 """What Ray's messages say, most telling first, and what it means. Ray lists possible causes beside the one it knows."""
+
+
+def machines(cause: str) -> bool:
+    """Whether it was the machine's end, and no fault of the process's."""
+    return cause.startswith((MACHINE_LOST, MACHINE_TAKEN))
 
 
 def of(error: BaseException | str) -> str:

@@ -113,15 +113,19 @@ def _drive(kind: str, config: Config, task: Task, folder: Path, progress: Progre
             if not len(run.front):
                 progress({"stage": "note", "text": "the budget was spent before a network was born; resume with more"})
         if run.finished:
-            _tidy(run, config)
+            _tidy(run, config, check)
         faults.point("run.finished")
     return run
 
 
-def _tidy(run: Run, config: Config) -> None:
-    """One event file a network, and only the snapshots to be kept; a killed tidying is done again on resume."""
+def _tidy(run: Run, config: Config, check: Callable[[], None]) -> None:
+    """One event file a network, and only the snapshots to be kept; a killed tidying is done again on resume.
+
+    check: raises where another process has taken the run over meanwhile, which may add to it.
+    """
     from evo import recorder, retention, stored_snapshots
 
+    check()
     recorder.compact(run.folder)
     replica.push_compacted(run.folder)
     if config.record.keep != "all" or config.record.keep_each is not None:
@@ -129,6 +133,7 @@ def _tidy(run: Run, config: Config) -> None:
         for name in stay:
             stored_snapshots.fetch(run.folder, *name)
         retention.tidy(run.folder, stay)
+        check()
         stored_snapshots.tidy(run.folder, stay)
 
 

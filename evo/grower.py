@@ -313,6 +313,7 @@ class Grower:
                     trial_steps=self.life.spent,
                 )
             )
+        self._recorder.check()  # what follows may come to replace files
         faults.point("snapshot.begin")
         extra = {
             "life": self.life.to_json(),

@@ -50,7 +50,7 @@ class Losses:
 
     def died(self, trial: Any, network: str, cause: str) -> None:
         """A trial of Tune's that is tried again; `cause` as from `causes.of`."""
-        if cause.startswith(causes.MACHINE_LOST):
+        if causes.machines(cause):
             trial.run_metadata.num_failures -= 1
         elif cause.startswith(causes.UNREACHABLE):
             self._open.append(_Open(trial, network, self._clock() + PATIENCE_SECONDS))

@@ -48,9 +48,11 @@ class Recorder:
         with _disk(self.events):
             self.events.mkdir(parents=True, exist_ok=True)
             _sweep(self.events, network)
-        rows = read_table(folder, network)
-        self._rows: int = rows.num_rows
-        self._commits = max(_commits(self.events, network), default=-1) + 1
+        # Another writer may commit between the two: a number without its rows would have ours numbered as its own are.
+        newest, self._rows = None, 0
+        while newest != (newest := self._newest()):
+            self._rows = int(read_table(folder, network).num_rows)
+        self._commits = newest + 1
 
     @property
     def last_seq(self) -> int:
@@ -71,12 +73,21 @@ class Recorder:
         data = _parquet(table)
         if (found := replica.of(self.events.parent)) is not None:
             # In the bucket it counts; here it is what this process reads.
-            if not found.store.create(f"events/{self._next.name}", data):
+            name = f"events/{self._next.name}"
+            if not found.store.create(name, data):
                 raise self._fenced()
+            if replica.newest(found.store, self.network) > self._commits:
+                replica.refresh(self.events.parent, self.network)
+                if self._compacted_without(table):
+                    found.store.remove(name)
+                    raise self._fenced()
             publish(self._next, data, "events")
         else:
             with _disk(self._next):
                 if not create_file(self._next, data, _passing("events")):
+                    raise self._fenced()
+                if self._compacted_without(table):
+                    self._next.unlink(missing_ok=True)
                     raise self._fenced()
         self._rows += table.num_rows
         self._commits += 1
@@ -85,8 +96,33 @@ class Recorder:
     def check(self) -> None:
         """Raises Fenced where another writer has made the next commit already."""
         replica.refresh(self.events.parent, self.network)
-        if self._next.exists():
+        if self._newest() >= self._commits:
             raise self._fenced()
+
+    def _newest(self) -> int:
+        """Number of the newest commit, whoever made it. That the next name is free is not enough: a compaction frees
+        all names but the newest.
+        """
+        return max(_commits(self.events, self.network), default=-1)
+
+    def _compacted_without(self, table: pa.Table) -> bool:
+        """Whether a compaction holds other rows where these, just committed, would be: its process slept through it.
+
+        A newer file alone says nothing, as others may have gone on from this very commit.
+        """
+        while True:
+            newest = self._newest()
+            if newest <= self._commits:
+                return False
+            with contextlib.suppress(FileNotFoundError):  # a still newer one has taken its place
+                held = _read(_commits(self.events, self.network)[newest])
+                break
+        first = held.column("seq")[0].as_py()
+        if first > self._rows:
+            return False
+        signs = ["time", "host", "pid"]
+        theirs = held.slice(self._rows - first, 1).select(signs).to_pylist()
+        return bool(theirs != table.slice(0, 1).select(signs).to_pylist())
 
     @property
     def _next(self) -> Path:

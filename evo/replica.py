@@ -21,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from evo import seals
 from evo.config import ConfigError
 from evo.storage import StorageError, Store, abandoned, below, in_use, is_remote, open_store, replace_file
 
@@ -122,10 +123,33 @@ def opened(uri: str) -> Path | None:
         _fresh(folder)
     found = attach(folder, uri)
     _put(folder, INFO, info)
+    distrust(folder)
     refresh(folder)
     for file in found.store.names("report/"):
         fetch_file(found, file)
     return folder
+
+
+def distrust(folder: Path) -> None:
+    """Drops the files of events that were damaged in a replica, and those of networks whose newest file is another in
+    the bucket: it was removed there and lived again, or compacted. They are fetched anew.
+    """
+    found = of(folder)
+    assert found is not None
+    held: dict[str, dict[int, Path]] = {}
+    for path in (folder / "events").glob("[!.]*.parquet"):
+        whose, number = _commit_of(f"events/{path.name}")
+        if whose is not None:
+            held.setdefault(whose, {})[number] = path
+    for files in held.values():
+        last = files[max(files)]
+        with contextlib.suppress(FileNotFoundError):  # what is not there at all, `refresh` sees to
+            if found.store.read(f"events/{last.name}") != last.read_bytes():
+                for path in files.values():
+                    path.unlink()
+        for path in files.values():
+            if path.exists() and seals.broken(path.read_bytes()):
+                path.unlink()
 
 
 def names(out: str) -> list[str]:
@@ -207,6 +231,11 @@ def discard(folder: Path) -> None:
         _attached.pop(os.path.realpath(folder))
         for name in found.store.names():
             found.store.remove(name)
+
+
+def newest(store: Store, network: str) -> int:
+    """Number of the newest commit of a network in a run's store; −1 where there is none."""
+    return max(_numbers(store.names(f"events/{network}-"), network).get(network, {-1}))
 
 
 def _numbers(names: list[str], network: str | None) -> dict[str, set[int]]:

@@ -16,11 +16,16 @@ from evo.algorithms import ALGORITHMS, population
 from evo.census import Census
 from evo.config import Config
 from evo.population import Birth, Ground, Population, name_of, number_of
+from evo.recorder import networks
 from evo.suggestions import growth_settings, growth_space
 from evo.task import Task
 
 MAX_FAILURES = 3
 """Deaths of its process that a network survives; nodes that are taken away do not count."""
+
+
+TRIALS = 100
+"""Of each network at most, by whatever cause they end."""
 
 
 class Asker(Searcher):
@@ -59,11 +64,14 @@ class Asker(Searcher):
                 life = self._census.end(birth.network, "finished", f"stopped by {self._scheduler}")
             self._population.ended(birth.network, life)
 
-    def broken_off(self, for_good: bool) -> bool:
-        """The trial that just ended by an error is asked for again, unless for good; whether it is."""
+    def broken_off(self, for_good: bool, machines: bool = False) -> bool:
+        """The trial that just ended by an error is asked for again, unless for good; whether it is.
+
+        machines: it was its machine's end, which counts against no network.
+        """
         birth, self._broken_off = self._broken_off, None
         assert birth is not None
-        self._times[birth.network] += 1
+        self._times[birth.network] += not machines
         if for_good or self._times[birth.network] > MAX_FAILURES:
             self._population.ended(birth.network, [])
             return False
@@ -102,7 +110,8 @@ class Plan:
 
 def plan(config: Config, task: Task, census: Census, price: float) -> Plan:
     """price: nats a parameter, in the score."""
-    algorithm, trials = ALGORITHMS[config.search.algorithm], config.search.networks * (1 + MAX_FAILURES)
+    # Lost machines may break off more trials than deaths may; the asker says when it is enough.
+    algorithm, trials = ALGORITHMS[config.search.algorithm], config.search.networks * TRIALS
     begun = () if algorithm.generational else tuple(census.begun().values())
     parent = origins.place_of(config.network.parent)
     people = population(Ground(config, math.prod(task.shape), task.outputs, price, parent, begun))
@@ -129,7 +138,7 @@ def _pbt(config: Config, population: Population, census: Census) -> Plan:
             living.append(birth.as_tune_config()["birth"])
         else:
             census.tell_ended(birth.network)
-    bounds, number = growth_space(config), 1 + max(number_of(birth.network) for birth in births)
+    bounds, number = growth_space(config), 1 + max(map(number_of, drawn | set(networks(census.folder))))
 
     def explored(new: dict[str, Any]) -> dict[str, Any]:
         # What goes on from a copy is a network of its own, with a record of its own.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from evo import replica
-from evo.recorder import read_table
+from evo.recorder import networks, read_table
 from evo.replica import Replica
 from search_spaces.checkpoint import LONGEST
 
@@ -64,13 +65,15 @@ def kept(folder: Path) -> set[tuple[str, str]]:
 
 
 def fetch(folder: Path, network: str, snapshot: str) -> None:
-    """Has a replica hold a committed snapshot with all that it builds on; one that is there already stays.
+    """Has a replica hold a committed snapshot with all that it builds on, as the store has them.
 
-    What the store lacks stays missing, for whoever reads it to tell of. Raises StorageError.
+    One of the same number may lie here already that was never committed: its process was killed before, and another
+    machine has committed its own. What the store lacks stays as it is, for whoever reads it to tell of. Raises
+    StorageError.
     """
     found = replica.of(folder)
     home = folder / "snapshots" / network
-    if found is None or (home / snapshot).is_dir():
+    if found is None:
         return
     stored = _stored(folder, network)
     if snapshot not in stored:
@@ -78,10 +81,24 @@ def fetch(folder: Path, network: str, snapshot: str) -> None:
         stored = _stored(folder, network)
     wanted: str | None = snapshot
     for _ in range(LONGEST):
-        if wanted is None or (home / wanted).is_dir():
+        if wanted is None:
             return
-        _fetch(found, network, wanted, stored.get(wanted, ORIGIN))
+        if not _is_stored(found, home / wanted, stored.get(wanted, ORIGIN)):
+            _fetch(found, network, wanted, stored.get(wanted, ORIGIN))
         wanted = _base(home / wanted) if (home / wanted).is_dir() else None
+
+
+def _is_stored(found: Replica, home: Path, attempt: str) -> bool:
+    """Whether the snapshot here is that of the store, or the store has none. Its head has digests of all its files."""
+    if not home.is_dir():
+        return False
+    try:
+        head = found.store.read(f"snapshots/{home.parent.name}/{home.name}/{attempt}/{HEAD}")
+    except FileNotFoundError:
+        return True
+    with contextlib.suppress(OSError):
+        return (home / HEAD).read_bytes() == head
+    return False
 
 
 def _fetch(found: Replica, network: str, snapshot: str, attempt: str) -> None:
@@ -95,8 +112,10 @@ def _fetch(found: Replica, network: str, snapshot: str, attempt: str) -> None:
         draft.mkdir(parents=True)
         for name, data in files.items():
             (draft / name).write_bytes(data)
-        if not place.is_dir():
-            draft.rename(place)
+        with contextlib.suppress(FileNotFoundError):
+            place.rename(stale := draft.with_name(f"{draft.name}.stale"))
+            shutil.rmtree(stale, ignore_errors=True)
+        draft.rename(place)
     except OSError as error:
         if not place.is_dir():
             raise replica.told(place, error) from error
@@ -107,7 +126,8 @@ def _fetch(found: Replica, network: str, snapshot: str, attempt: str) -> None:
 def tidy(folder: Path, stay: Collection[tuple[str, str]]) -> None:
     """Has the store hold the snapshots that stay, as the replica has them if it does, and no others.
 
-    Nobody may be writing any more. Killed anywhere, it may be done again.
+    Nobody may be writing any more; of networks that the replica's events do not know, nothing is touched. Killed
+    anywhere, it may be done again.
     """
     found = replica.of(folder)
     if found is None:
@@ -127,8 +147,9 @@ def tidy(folder: Path, stay: Collection[tuple[str, str]]) -> None:
             kept.add(name)
             if name not in stored or (path.name == HEAD and found.store.read(name) != path.read_bytes()):
                 found.store.replace(name, path.read_bytes())
+    known = networks(folder)
     for name in stored:
-        if name not in kept:
+        if name not in kept and (name.split("/")[1] in known or any(name.split("/")[1] == n for n, _ in stay)):
             found.store.remove(name)
 
 

@@ -186,7 +186,11 @@ class Listener(tune.Callback):
             return
         network, cause = trial.config["birth"]["network"], causes.of(_last_error(trial))
         for_good = trial.num_failures > schedulers.MAX_FAILURES
-        if not (for_good or self._last) if self._asker is None else self._asker.broken_off(for_good):
+        if self._asker is None:
+            again = not (for_good or self._last)
+        else:
+            again = self._asker.broken_off(for_good, causes.machines(cause))
+        if again:
             live.failure(replica.address(self._census.folder), network, cause, "it is started again")
             self._census.note(f"{network}'s process died ({cause}) before it was at work; it is started again")
             return

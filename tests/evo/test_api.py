@@ -19,7 +19,7 @@ import torch
 from fake_grower import CYCLES, FakeGrower
 
 import evo
-from evo import api
+from evo import api, drive
 from evo.config import Config, ConfigError
 from evo.task import fingerprint
 
@@ -138,7 +138,7 @@ def test_budget_ends_after_the_current_decision_with_a_report(fake: type[FakeGro
     assert len(run.decisions) == 0
     clock = iter([0.0, 1.0, 2.0, 3.0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api.time, "monotonic", lambda: next(clock))
+        patch.setattr(drive.time, "monotonic", lambda: next(clock))
         run = evo.grow("parity:4", budget=2.5, name="b", **QUIET)
     assert len(run.decisions) == 2
     assert run.test is not None

@@ -35,7 +35,10 @@ def test_three_nodes_compute_what_one_process_does(home: Path, alone: Path, clus
     assert both == {"node1", "node2"}
     assert same(alone, home / "runs" / "three") == []
     # Whoever was joined goes on without us.
-    assert cluster.run(["ray", "status", "--address", cluster.address]).returncode == 0
+    assert (
+        cluster.run([sys.executable, "-m", "ray.scripts.scripts", "status", "--address", cluster.address]).returncode
+        == 0
+    )
 
 
 def test_without_the_token_nobody_comes_in(home: Path, cluster: Cluster, tmp_path: Path) -> None:

@@ -41,10 +41,11 @@ def failures(of: Any) -> int:
     return int(of.run_metadata.num_failures)
 
 
-def test_a_lost_machine_is_no_fault_of_its_networks(world: World) -> None:
+@pytest.mark.parametrize("cause", [causes.MACHINE_LOST, causes.MACHINE_TAKEN])
+def test_a_lost_machine_is_no_fault_of_its_networks(world: World, cause: str) -> None:
     one = trial()
     for _ in range(9):
-        world.death(one, cause=causes.MACHINE_LOST)
+        world.death(one, cause=cause)
     assert failures(one) == 0
     assert world.look() == []
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -252,6 +253,7 @@ def test_compaction_leaves_one_file_a_network_and_the_same_rows(tmp_path: Path) 
 LIFE = """
 import os, sys
 from pathlib import Path
+from typing import Any
 from evo import faults
 from evo.events import row
 from evo.recorder import Recorder, compact
@@ -338,3 +340,22 @@ def test_compacting_sweeps_what_a_killed_compaction_left(tmp_path: Path) -> None
     others.write_bytes(b"another network's")
     compact(tmp_path)
     assert sorted(path.name for path in (tmp_path / "events").iterdir()) == [others.name, "n000-000001.parquet"]
+
+
+def test_a_commit_made_while_a_writer_begins_is_counted_with_its_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at the rows and that at the names of files."""
+    other, true = Recorder(tmp_path, "n000"), recorder.read_table
+
+    def late(*words: Any) -> Any:
+        found = true(*words)
+        monkeypatch.setattr(recorder, "read_table", true)
+        other.commit([row("started", cycle=0), row("segment", cycle=0)])
+        return found
+
+    monkeypatch.setattr(recorder, "read_table", late)
+    one = Recorder(tmp_path, "n000")
+    assert one.last_seq == 1
+    one.commit([row("segment", cycle=1)])
+    assert read_events(tmp_path)["seq"].tolist() == [0, 1, 2]

@@ -14,7 +14,7 @@ from bucket_server import S3, bucket
 from rivals import between_threads
 from small_life import SHORT, SMALL, live, made, same, saved, stable
 
-from evo import api, buckets, lease, replica, run_folder, stored_snapshots
+from evo import api, buckets, drive, lease, replica, run_folder, stored_snapshots
 from evo.census import Census
 from evo.config import ConfigError
 from evo.events import row
@@ -296,7 +296,7 @@ def test_a_run_that_came_to_nothing_leaves_nothing(s3: S3, monkeypatch: pytest.M
     def hurt(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(api, "_grow_one", hurt)
+    monkeypatch.setattr(drive, "_grow_one", hurt)
     with pytest.raises(MemoryError):
         grown(s3.uri("/nothing"))
     assert open_store(s3.uri("/nothing")).names() == []

@@ -15,7 +15,7 @@ import pytest
 import torch
 from small_life import live, made, saved
 
-from evo import api, events, faults, front, retention
+from evo import api, drive, events, faults, front, retention
 from evo.config import RecordConfig
 from evo.recorder import read_events
 from search_spaces import checkpoint
@@ -161,7 +161,7 @@ def test_killed_anywhere_tidying_is_done_again(lived: Path, tmp_path: Path) -> N
 
 
 def test_a_run_keeps_what_its_config_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "_report", lambda run, task: None)
+    monkeypatch.setattr(drive, "_report", lambda run, task: None)
     config, _ = made(**{"record.keep": "scales", "record.keep_each": 1, "out": str(tmp_path), "name": "a"})
     run = api.grow(config=config)
     homes = {(home.parent.name, home.name) for home in (run.folder / "snapshots").glob("*/*")}
