@@ -17,7 +17,7 @@ import ray
 from ray._private import services
 from ray._private.authentication import authentication_token_setup as tokens
 
-from evo.config import ConfigError
+from evo.config import ConfigError, UnavailableError
 
 REMOTE = "ray://"
 MODE, TOKEN = "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"
@@ -48,12 +48,12 @@ def is_remote(address: str | None) -> bool:
 
 
 def door(address: str) -> Door:
-    """Where to go. Raises ConfigError where `auto` finds no cluster on this machine."""
+    """Where to go. Raises UnavailableError where `auto` finds no cluster on this machine."""
     if address == "auto":
         services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
         found = services.canonicalize_bootstrap_address("auto", None)
         if found is None:
-            raise ConfigError(
+            raise UnavailableError(
                 "address: expected a Ray cluster that this machine is a node of, but 'auto' found none; start one with "
                 "`ray start --head`, write --address ray://HOST:10001, or leave --address out"
             )
@@ -65,14 +65,15 @@ def door(address: str) -> Door:
 def knock(at: Door) -> None:
     """Returns where the cluster lets us in, with token authentication switched on in this process if it asks for it.
 
-    Raises ConfigError where nothing listens there, the token is missing or wrong, or the cluster runs another Ray.
+    Raises UnavailableError where nothing listens there, and ConfigError where the token is missing or wrong, or the
+    cluster runs another Ray.
     """
     try:
         socket.create_connection((at.host.strip("[]"), at.port), PATIENCE).close()
     except (OSError, OverflowError) as err:
         told = getattr(err, "strerror", None) or err
         start = "the head serves ray:// at port 10001" if at.remote else "`ray start --head` prints it"
-        raise ConfigError(
+        raise UnavailableError(
             f"address: expected a Ray cluster, but nothing listens at {at.text} ({told}); check the address ({start}), "
             "and that its port is open to this machine"
         ) from None

@@ -23,7 +23,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evo import address as addresses
 from evo import cluster, nodes, plugins, storage
-from evo.config import Config, ConfigError
+from evo.config import Config, ConfigError, UnavailableError
 from evo.progress import Progress
 
 PACKAGES = ("search_spaces", "tournaments", "evo")
@@ -189,11 +189,13 @@ def _told(err: Exception, door: addresses.Door) -> ConfigError:
         return _no_node(door.text)
     if isinstance(err, exceptions.RuntimeEnvSetupError):
         return ConfigError(f"address: {door.text} cannot set up our code ({last_line(err)}); see the logs of its nodes")
-    return ConfigError(f"address: {door.text} cannot be joined ({last_line(err)}); `ray status` on its head tells more")
+    return UnavailableError(
+        f"address: {door.text} cannot be joined ({last_line(err)}); `ray status` on its head tells more"
+    )
 
 
 def _no_node(where: str) -> ConfigError:
-    return ConfigError(
+    return UnavailableError(
         f"address: this machine is no node of the cluster at {where}; write --address ray://HOST:10001 with the head's "
         f"name, or make it a node with `ray start --address={where}`"
     )

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from pyarrow import fs
 
 from evo.config import ConfigError
-from evo.storage import StorageError, checked
+from evo.storage import StorageError, StoreAwayError, checked
 
 T = TypeVar("T")
 
@@ -100,9 +100,9 @@ class Bucket:
         bare = self.uri.partition("?")[0]
         if _final(error):
             cure = "create the bucket, or give the credentials that may use it"
-        else:
-            cure = f"it was tried for {PATIENCE:g} s; nothing that was committed is lost: see to it and resume the run"
-        return StorageError(f"{bare}: the store cannot be used ({told}); {cure}")
+            return StorageError(f"{bare}: the store cannot be used ({told}); {cure}")
+        cure = f"it was tried for {PATIENCE:g} s; nothing that was committed is lost: see to it and resume the run"
+        return StoreAwayError(f"{bare}: the store cannot be used ({told}); {cure}")
 
     @property
     def _scheme(self) -> str:

@@ -1,7 +1,8 @@
 """What goes wrong, said in one line on standard error, with an exit code that scripts can rely on.
 
-2: a mistake in what was asked for, or a disk that is full or cannot be written to. 130 (143): stopped by Ctrl-C (by
-SIGTERM). 1: a fault of ours. MERISTEM_TRACEBACK=1 also shows where an error came from.
+2: a mistake in what was asked for. 75: what may succeed later as it was asked for (`evo.transient`): a full disk, a
+store or cluster that is away, a run that another process is at work on. 130 (143): stopped by Ctrl-C (by SIGTERM).
+1: a fault of ours. MERISTEM_TRACEBACK=1 also shows where an error came from.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from typing import ParamSpec
 
 import typer
 
+from evo.transient import transient
+
 P = ParamSpec("P")
 INTERRUPTED = 128
+LATER = os.EX_TEMPFAIL
 OURS = {"evo", "tournaments", "search_spaces"}
 
 
@@ -34,7 +38,8 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
         except (OSError, ValueError) as err:
             message = os_error(err) if isinstance(err, OSError) else str(err)
             if ours(err):
-                raise typer.Exit(complain("; ".join([message, *_notes(err)]))) from err
+                code = complain("; ".join([message, *_notes(err)]))
+                raise typer.Exit(LATER if transient(err) else code) from err
             message = f"a fault of evo's own, {type(err).__name__}: {message}"
             complain("; ".join([message, "MERISTEM_TRACEBACK=1 shows where", *_notes(err)]))
             raise typer.Exit(1) from err

@@ -7,9 +7,15 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
+from evo.transient import TransientError
+
 
 class ConfigError(ValueError):
     """A setting that cannot be: one line with the field, what was expected and what to write instead."""
+
+
+class UnavailableError(ConfigError, TransientError):
+    """Others have what is needed, or it is away: a run at work elsewhere, a cluster that is full or does not answer."""
 
 
 class Section(BaseModel):

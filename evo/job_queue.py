@@ -5,6 +5,7 @@
     states/j0001/lease-000001.json    its sign of life, replaced every few seconds: the one file that changes
     states/j0001/ended-000001.json    how that attempt ended, where the job goes back to the queue
     states/j0001/final.json           done, failed or cancelled: the first to create it decides
+    last/j0001                        the highest number that was ever given, so that none is given again
 
 A runner that dies leaves an attempt whose lease stands still. Whoever has watched it stand still for the lease's
 length, by his own clock, may take the job as the next attempt; no two machines' clocks are compared.
@@ -84,14 +85,15 @@ class Attempt:
     pid: int
     lease: float
     since: float
-    space: int = 0
+    space: str | None = None
 
 
 @dataclass(frozen=True)
 class Standing:
     """A job and what became of it. attempt: the latest. ended: how that ended ("" while nobody has said so).
 
-    crashes: attempts whose own process failed. seconds: that attempts took, as far as they told.
+    crashes: attempts whose own process failed. seconds: that attempts took, as far as they told; without the latest one
+    while nobody has said that it is over.
     """
 
     job: Job
@@ -115,11 +117,11 @@ class Leases:
     """Which leases stand still, by this process's own clock."""
 
     clock: Callable[[], float] = time.monotonic
-    _seen: dict[tuple[str, int], tuple[bytes, float]] = field(default_factory=dict)
+    _seen: dict[tuple[str, str], tuple[bytes, float]] = field(default_factory=dict)
 
     def run_out(self, job: str, attempt: Attempt, sign: bytes) -> bool:
         """sign: the lease's bytes now. Whether they have been the same for the length of the lease."""
-        now, key = self.clock(), (job, attempt.number)
+        now, key = self.clock(), (job, repr(attempt))
         before = self._seen.get(key)
         if before is None or before[0] != sign:
             self._seen[key] = (sign, now)
@@ -139,7 +141,8 @@ class Queue:
 
     def add(self, kind: str, config: Mapping[str, Any], priority: int = 0) -> Job:
         """Puts a job at the end of its priority. config: checked; without a name it gets one of its own."""
-        number = max((int(match[1]) for name in self._jobs() if (match := re.fullmatch(r"j(\d+)", name))), default=0)
+        given = [name for top in ("jobs/", "states/", "last/") for name in self.store.names(top)]
+        number = max(map(_number_in, given), default=0)
         while True:
             number += 1
             name = f"j{number:04d}"
@@ -147,6 +150,7 @@ class Queue:
             job = Job(name, kind, named, uuid.uuid4().hex, priority, time.time())
             if self.store.create(f"jobs/{name}.json", job.to_json()):
                 faults.point("queue.added")
+                self._mark(number)
                 return job
 
     def standings(self) -> list[Standing]:
@@ -154,7 +158,7 @@ class Queue:
 
         One whose files are damaged is left out, so that the others can run, and told of in `damaged`.
         """
-        files = set(self.store.names("states/"))
+        files = self._listed("states/")
         found: list[Standing] = []
         self.damaged = {}
         for name in self._jobs():
@@ -170,7 +174,7 @@ class Queue:
         """Raises ConfigError where there is no such job."""
         if job not in self._jobs():
             raise ConfigError(f"job: there is no {job!r} in {self.store.uri!r}; `evo queue list` lists them")
-        return self._standing(job, set(self.store.names(f"states/{job}/")))
+        return self._standing(job, self._listed(f"states/{job}/"))
 
     def claim(self, standing: Standing, runner: str, host: str, pid: int, lease: float = LEASE) -> Attempt | None:
         """The job's next attempt, if nobody else has it; None where somebody was first, or where it is over."""
@@ -229,10 +233,31 @@ class Queue:
         except (ValueError, KeyError, TypeError):
             return standing.attempt.since
 
+    def told_seconds(self, standing: Standing) -> float:
+        """That the latest attempt took, as its runner said last."""
+        assert standing.attempt is not None
+        return self._lease_seconds(f"states/{standing.job.id}/lease-{standing.attempt.number:06d}.json")
+
+    def _mark(self, number: int) -> None:
+        """Keeps in mind that this number was given, also when the job's files have been removed."""
+        self.store.create(f"last/j{number:04d}", b"")
+        # Whoever removes a mark leaves a higher one: however many add at once, the highest stays.
+        for name in self.store.names("last/"):
+            if _number_in(name) < number:
+                self.store.remove(name)
+
     # --- reading
 
     def _jobs(self) -> list[str]:
-        return [n.removeprefix("jobs/").removesuffix(".json") for n in self.store.names("jobs/") if n.endswith(".json")]
+        files = sorted(self._listed("jobs/"))
+        return [n.removeprefix("jobs/").removesuffix(".json") for n in files if n.endswith(".json")]
+
+    def _listed(self, top: str) -> set[str]:
+        """The files there are. Whatever is gone is forgotten: another file may come to have its name."""
+        found = set(self.store.names(top))
+        for name in [n for n in self._fixed if n.startswith(top) and n not in found]:
+            del self._fixed[name]
+        return found
 
     def _standing(self, name: str, files: Iterable[str]) -> Standing:
         path = f"jobs/{name}.json"
@@ -296,6 +321,12 @@ class Queue:
 
 def _number(told: Any) -> float:
     return float(told) if isinstance(told, (int, float)) else 0.0
+
+
+def _number_in(path: str) -> int:
+    """Of the job that a file belongs to; 0 where it belongs to none."""
+    match = re.match(r"[a-z]+/j(\d+)(?:[./]|$)", path)
+    return int(match[1]) if match else 0
 
 
 def _plain(task: str) -> str:

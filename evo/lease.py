@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from evo.config import ConfigError
+from evo.config import UnavailableError
+from evo.machine import HOST, SPACE, gone
 from evo.storage import StorageError, Store
 
 STALE = float(os.environ.get("MERISTEM_LEASE_SECONDS", "60"))
@@ -34,9 +34,9 @@ class Lease:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises ConfigError where another process has taken the run over."""
+        """Raises UnavailableError where another process has taken the run over."""
         if self._lost:
-            raise ConfigError(
+            raise UnavailableError(
                 f"run: another process took {self._store.uri.partition('?')[0]} over, as this one did not renew its "
                 f"lease for {STALE:g} s; nothing is lost, and that one goes on"
             )
@@ -61,8 +61,8 @@ class Lease:
 
 @contextlib.contextmanager
 def held(store: Store) -> Iterator[Lease]:
-    """Raises ConfigError, with whom to wait for and how long, where another process is at work on the run."""
-    owner = {"host": socket.gethostname(), "space": _space(), "pid": os.getpid(), "token": uuid.uuid4().hex}
+    """Raises UnavailableError, with whom to wait for and how long, where another process is at work on the run."""
+    owner = {"host": HOST, "space": SPACE, "pid": os.getpid(), "token": uuid.uuid4().hex}
     for _ in range(5):
         newest = _newest(store)
         if newest is not None:
@@ -71,7 +71,7 @@ def held(store: Store) -> Iterator[Lease]:
         if store.create(name, _content(owner)):
             break
     else:
-        raise ConfigError(f"run: several processes want {store.uri.partition('?')[0]} at once; try again")
+        raise UnavailableError(f"run: several processes want {store.uri.partition('?')[0]} at once; try again")
     if newest is not None:
         store.remove(newest)
     lease = Lease(store, name, owner)
@@ -89,12 +89,11 @@ def _check_stale(store: Store, name: str) -> None:
     try:
         told = json.loads(store.read(name))
         age = time.time() - float(told["time"])
-        mine = told["host"] == socket.gethostname() and told["space"] == _space()
-        dead = mine and not _alive(int(told["pid"]))
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        dead = gone(told["host"], told.get("space"), int(told["pid"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return  # whoever removed or tore it does not hold it
     if age < STALE and not dead:
-        raise ConfigError(
+        raise UnavailableError(
             f"run: expected {store.uri.partition('?')[0]} to be at rest, but process {told['pid']} on {told['host']} "
             f"is at work on it, last seen {max(age, 0):.0f} s ago; wait for it, or, if it is dead, for "
             f"{STALE - age:.0f} s more"
@@ -103,21 +102,3 @@ def _check_stale(store: Store, name: str) -> None:
 
 def _content(owner: dict[str, Any], **changed: float) -> bytes:
     return json.dumps({**owner, "time": time.time(), **changed}).encode()
-
-
-def _space() -> int:
-    """Process numbers of two containers mean different things, though their host may have one name."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

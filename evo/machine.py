@@ -6,16 +6,24 @@ import contextlib
 import os
 import socket
 import sys
+from pathlib import Path
 from typing import Any
 
 HOST = socket.gethostname()
 
 
-def _space() -> int:
-    """Process numbers of two containers mean different things, though their machine may have one name."""
+def _space() -> str:
+    """In which process numbers count. Two machines may have one name, and so may two containers of one machine.
+
+    The first namespace of processes has the same number under every kernel: only together with this start of the
+    kernel does it tell one from another. "" where the system says nothing of either.
+    """
+    told = []
     with contextlib.suppress(OSError):
-        return os.stat("/proc/self/ns/pid").st_ino
-    return 0
+        told.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+    with contextlib.suppress(OSError):
+        told.append(str(os.stat("/proc/self/ns/pid").st_ino))
+    return "/".join(told)
 
 
 SPACE = _space()

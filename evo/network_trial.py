@@ -31,6 +31,7 @@ from evo.recorder import read_table
 from evo.settings import build
 from evo.shipping import ShippedTask
 from evo.task import Task
+from evo.transient import TransientError, transient
 from evo.trials import TrialRunner
 from evo.workers import InProcess
 from search_spaces import checkpoint
@@ -217,7 +218,7 @@ def portable(error: Exception) -> Exception:
     if isinstance(error, OSError):
         told = OSError(*error.args)
     elif isinstance(error, ValueError):
-        told = ValueError(str(error))
+        told = (TransientError if transient(error) else ValueError)(str(error))
     if isinstance(told, RuntimeError) or not complaints.ours(error) or os.environ.get("MERISTEM_TRACEBACK") == "1":
         told.add_note(traceback.format_exc())
     return told

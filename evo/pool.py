@@ -15,7 +15,7 @@ from ray.exceptions import RayTaskError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from evo.config import ConfigError
+from evo.config import ConfigError, UnavailableError
 from evo.crew import LEASE_SECONDS, Crew
 from evo.placement import WAIT_SECONDS, Plan
 from evo.shipping import ShippedBody, ShippedRequest, ShippedResult, ShippedTask
@@ -78,7 +78,7 @@ class RayPool:
         """A pool for this process, with the data put into the object store. wait: seconds for room on a full cluster,
         of which `note` is told.
 
-        Raises ConfigError where there was none.
+        Raises UnavailableError where there was none.
         """
         group = placement_group(plan.bundles(), strategy=plan.strategy)
         try:
@@ -145,7 +145,7 @@ def _await(group: PlacementGroup, plan: Plan, wait: float, note: Callable[[str],
         return
     note(full(plan))
     if wait <= NOTICE_SECONDS or not group.wait(timeout_seconds=wait - NOTICE_SECONDS):
-        raise ConfigError(gave_up(plan, wait))
+        raise UnavailableError(gave_up(plan, wait))
 
 
 def full(plan: Plan) -> str:

@@ -16,15 +16,18 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from evo import faults
-from evo.config import ConfigError
+from evo.complaints import LATER, os_error
+from evo.config import ConfigError, UnavailableError
 from evo.job_queue import LEASE, Attempt, Job, Leases, Queue, Standing
 from evo.machine import HOST, gone
 from evo.stopping import Interrupted, Stop
 from evo.storage import StorageError, is_remote
+from evo.transient import transient
 
 CRASHES = 3
 """Attempts that a job may lose to a death of its own process before it is called failed."""
@@ -33,8 +36,8 @@ POLL, REMOTE_POLL = 1.0, 5.0
 """Seconds between two looks at the queue."""
 
 LOG_BYTES = 64_000
-AT_WORK = "to be at rest"
-"""In what a run says that another process is at work on, in a folder or in a bucket."""
+SHORTEST, LONGEST = 10.0, 600.0
+"""Seconds until a job is tried again that met what may be over later; each time in a row twice as long."""
 
 SAFE_ENDS = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
 
@@ -62,6 +65,14 @@ class Running:
         return now - self.began if self.process is not None else 0.0
 
 
+@dataclass(frozen=True)
+class Pause:
+    """For a job that met what may be over later. until: by time.monotonic()."""
+
+    seconds: float
+    until: float
+
+
 class Runner:
     """Runs the jobs of one queue, `at_once` side by side.
 
@@ -85,6 +96,7 @@ class Runner:
         self._leases = Leases()
         self._in_hand: dict[str, Running] = {}
         self._damaged: set[str] = set()
+        self._pauses: dict[str, Pause] = {}
 
     def run(self, until_empty: bool, stop: Stop) -> None:
         """Until every job is over, or for ever. Raises Interrupted once a stop was asked for and all jobs stand still.
@@ -131,35 +143,39 @@ class Runner:
     def _take(self, standings: list[Standing]) -> None:
         """Claims what there is room for, and what is worth a stop of something lower."""
         for standing in standings:
-            if standing.job.id in self._in_hand or not self._free(standing):
+            if standing.job.id in self._in_hand or (why := self._free(standing)) is None:
                 continue
             victim = None
             if len(self._in_hand) - self._leaving() >= self.at_once:
                 victim = self._lowest_below(standing.job.priority)
                 if victim is None:
                     return
+            if standing.state == "running":
+                # Of a runner that died nobody else will say how long it had been at work.
+                standing = replace(standing, seconds=standing.seconds + self.queue.told_seconds(standing))
             attempt = self.queue.claim(standing, self.name, HOST, os.getpid(), self.lease)
             if attempt is None:
                 continue
+            if why:
+                self.say(f"{standing.job.id}: {why}")
             self._in_hand[standing.job.id] = Running(standing, attempt, renewed=time.monotonic())
             if victim is not None:
                 self.say(f"{victim.job.id} makes way for {standing.job.id} at its next snapshot")
                 self._ask(victim, "yielded")
 
-    def _free(self, standing: Standing) -> bool:
-        """Whether a job may be claimed: it waits, or whoever had it is dead."""
+    def _free(self, standing: Standing) -> str | None:
+        """Why a job may be claimed, "" where it simply waits; None where it may not."""
         if standing.state == "waiting":
-            return True
+            pause = self._pauses.get(standing.job.id)
+            return "" if pause is None or time.monotonic() >= pause.until else None
         attempt = standing.attempt
         if standing.final or attempt is None:
-            return False
+            return None
         if attempt.runner != self.name and gone(attempt.host, attempt.space, attempt.pid):
-            self.say(f"{standing.job.id}: the runner that had it is gone (pid {attempt.pid})")
-            return True
+            return f"the runner that had it is gone (pid {attempt.pid})"
         if self._leases.run_out(standing.job.id, attempt, self.queue.sign(standing)):
-            self.say(f"{standing.job.id}: its runner on {attempt.host} has been silent for {attempt.lease:g} s")
-            return True
-        return False
+            return f"its runner on {attempt.host} has been silent for {attempt.lease:g} s"
+        return None
 
     def _leaving(self) -> int:
         return sum(bool(r.wish) for r in self._in_hand.values())
@@ -175,47 +191,67 @@ class Runner:
         for running in sorted(waiting, key=lambda r: (-r.job.priority, r.job.id)):
             if sum(r.process is not None for r in self._in_hand.values()) >= self.at_once:
                 return
-            if busy(running.job):
-                # The process of an earlier attempt has not ended yet, or somebody resumed the run by hand.
-                if not running.told_busy:
-                    self.say(f"{running.job.id} waits: another process is at work on {running.job.run}")
-                running.told_busy = True
-                continue
-            self._launch(running)
-
-    def _launch(self, running: Running) -> None:
-        job, left = running.job, None
-        if job.budget is not None:
-            left = job.budget - running.standing.seconds
-            if left <= 0:
+            left = None if running.job.budget is None else running.job.budget - running.standing.seconds
+            if left is not None and left <= 0:
                 self._settle(running, "done", "its budget is spent")
-                return
+                continue
+            try:
+                words = self._words(running, left)
+            except (ValueError, OSError) as error:
+                # What lies in one job's run is no reason to end the others.
+                said = os_error(error) if isinstance(error, OSError) else str(error)
+                if transient(error):
+                    self._put_off(running, said, 0.0)
+                else:
+                    self._settle(running, "failed", said)
+                continue
+            if words is not None:
+                self._launch(running, words)
+
+    def _words(self, running: Running, left: float | None) -> list[str] | None:
+        """The job's command; None while another process is at work on its run."""
+        job = running.job
+        if busy(job):
+            # The process of an earlier attempt has not ended yet, or somebody resumed the run by hand.
+            if not running.told_busy:
+                self.say(f"{job.id} waits: another process is at work on {job.run}")
+            running.told_busy = True
+            return None
         config = self._scratch / f"{job.id}.yaml"
         config.write_text(json.dumps({**job.config, "job": job.token}), encoding="utf-8")
-        running.log = self._log_of(running)
+        return self._command(job, config, left)
+
+    def _launch(self, running: Running, words: list[str]) -> None:
+        job = running.job
         # Behind its own user's PYTHONPATH, in which plug-ins may lie.
         root = str(Path(__file__).resolve().parents[1])
         paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         for name in ("MERISTEM_FAULT", "MERISTEM_FAULT_ONCE"):  # it is the runner that is to die there
             environment.pop(name, None)
-        with running.log.open("wb") as log:
-            running.process = subprocess.Popen(
-                self._command(job, config, left), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
-                start_new_session=True,  # Ctrl-C is for the runner, which asks each of its jobs to stop
-            )  # fmt: skip
+        with self._opened_log(running) as log:
+            try:
+                running.process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment,
+                    start_new_session=True,  # Ctrl-C is for the runner, which asks each of its jobs to stop
+                )  # fmt: skip
+            except OSError as error:  # the machine has no room for another process
+                self._put_off(running, os_error(error), 0.0)
+                return
         running.began = time.monotonic()
         faults.point("queue.started")
         again = f", attempt {running.attempt.number}" if running.attempt.number > 1 else ""
         self.say(f"{job.id} runs {job.kind} {job.config['task']} in {job.run}{again}")
 
-    def _log_of(self, running: Running) -> Path:
-        name = f"{running.job.id}-{running.attempt.number:06d}.txt"
-        if is_remote(self.queue.store.uri):
-            return self._scratch / name
-        home = Path(self.queue.store.uri) / "logs"
-        home.mkdir(parents=True, exist_ok=True)
-        return home / name
+    def _opened_log(self, running: Running) -> BinaryIO:
+        """Raises StorageError: the queue cannot be used, and it is no fault of the job."""
+        home = self._scratch if is_remote(self.queue.store.uri) else Path(self.queue.store.uri) / "logs"
+        running.log = home / f"{running.job.id}-{running.attempt.number:06d}.txt"
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            return running.log.open("wb")
+        except OSError as error:
+            raise StorageError(f"{running.log}: cannot be written ({error.strerror or error})") from error
 
     # --- what became of them
 
@@ -228,15 +264,14 @@ class Runner:
         job, seconds = running.job, running.seconds(time.monotonic())
         faults.point("queue.ended")
         said = self._keep_log(running)
-        if running.wish and code in SAFE_ENDS:
+        if running.wish and code in (*SAFE_ENDS, LATER):
             self._release(running, running.wish, seconds)
         elif code == 0:
             self._settle(running, "done", "", seconds)
         elif code in SAFE_ENDS:
             self._release(running, "stopped", seconds)
-        elif code == 2 and AT_WORK in said:
-            # Whoever had it before has not let go of it yet.
-            self._release(running, "stopped", seconds)
+        elif code == LATER:
+            self._put_off(running, said or f"it ended with code {code}", seconds)
         elif code == 2:
             self._settle(running, "failed", said or "it ended with code 2", seconds)
         elif running.standing.crashes + 1 >= CRASHES:
@@ -251,9 +286,20 @@ class Runner:
         del self._in_hand[running.job.id]
         self.say(f"{running.job.id} {how}" + ("" if how == "cancelled" else ", to be resumed"))
 
+    def _put_off(self, running: Running, cause: str, seconds: float) -> None:
+        """The job waits again, here for a while: what it met may be over then."""
+        job, before = running.job.id, self._pauses.get(running.job.id)
+        # One that had been at work for long meets something new.
+        pause = SHORTEST if before is None or seconds > LONGEST else min(2 * before.seconds, LONGEST)
+        self.queue.release(job, running.attempt, "stopped", cause, seconds)
+        del self._in_hand[job]
+        self._pauses[job] = Pause(pause, time.monotonic() + pause)
+        self.say(f"{job} stopped, to be resumed in {pause:g} s: {cause}")
+
     def _settle(self, running: Running, state: str, cause: str, seconds: float = 0.0) -> None:
         self.queue.settle(running.job.id, state, cause, running.standing.seconds + seconds)
         del self._in_hand[running.job.id]
+        self._pauses.pop(running.job.id, None)
         self.say(f"{running.job.id} {state}" + (f": {cause}" if cause else ""))
 
     def _renew(self) -> None:
@@ -348,7 +394,7 @@ def busy(job: Job) -> bool:
     try:
         with run_folder.locked(Path(job.run)):
             return False
-    except ConfigError:
+    except UnavailableError:
         return True
 
 

@@ -25,6 +25,7 @@ from evo import faults, replica
 from evo.events import SCHEMA, SCHEMA_VERSION
 from evo.seals import broken, sealed
 from evo.storage import abandoned, create_file, replace_file
+from evo.transient import TransientError
 from evo.unpacking import LARGEST, check_size
 
 
@@ -32,7 +33,7 @@ class RecordError(ValueError):
     """The record cannot be read or written: one line with the file, what is wrong and the cure."""
 
 
-class Fenced(RecordError):  # noqa: N818 - it is the state of the record, and no fault of the caller's
+class Fenced(RecordError, TransientError):  # noqa: N818 - it is the state of the record, and no fault of the caller's
     """Another writer of this network was first with this commit; nothing of ours was written."""
 
 

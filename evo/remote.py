@@ -21,7 +21,7 @@ from ray import exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evo import attached
-from evo.config import Config, ConfigError
+from evo.config import Config, UnavailableError
 from evo.progress import Progress, Update
 from evo.shipping import ShippedTask
 from evo.stopping import Interrupted, Stop
@@ -111,7 +111,7 @@ def carry_out(order: Order, task: Task, progress: Progress) -> str:
     """Has the head do it and follows to the end; the folder of the run, or its address.
 
     Ctrl-C stops the run at its next safe point and waits for that; a second one leaves it to get there alone. Raises
-    what the run raised, and ConfigError where its driver was lost.
+    what the run raised, and UnavailableError where its driver was lost.
     """
     head = _head()
     driver: Any = (
@@ -134,7 +134,7 @@ def carry_out(order: Order, task: Task, progress: Progress) -> str:
         ray.get(driver.begin.remote(order, ShippedTask.of(task)))
         end = _follow(driver, tell)
     except (exceptions.RayActorError, exceptions.NodeDiedError) as err:
-        raise ConfigError(
+        raise UnavailableError(
             f"address: the run's driver on the cluster's head was lost ({attached.last_line(err)}); what was committed "
             f"is kept: go on with `evo resume {begun.get('run', 'RUN')} --address ...`"
         ) from err
@@ -172,4 +172,4 @@ def _head() -> str:
     for node in ray.nodes():  # type: ignore[no-untyped-call]
         if node["Alive"] and "node:__internal_head__" in node["Resources"]:
             return str(node["NodeID"])
-    raise ConfigError("address: the cluster's head is not among its nodes; `ray status` tells more")
+    raise UnavailableError("address: the cluster's head is not among its nodes; `ray status` tells more")

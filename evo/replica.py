@@ -23,7 +23,17 @@ from pathlib import Path
 
 from evo import seals
 from evo.config import ConfigError
-from evo.storage import StorageError, Store, abandoned, below, in_use, is_remote, open_store, replace_file
+from evo.storage import (
+    StorageError,
+    Store,
+    StoreAwayError,
+    abandoned,
+    below,
+    in_use,
+    is_remote,
+    open_store,
+    replace_file,
+)
 
 INFO = "run.json"
 _PREFIX = "evo-replica-"
@@ -168,7 +178,7 @@ def refresh(folder: Path, network: str | None = None) -> None:
             return _fetch_events(found, network)
         except FileNotFoundError:
             continue  # a compaction removed it between listing and reading: what it held is in the newest one
-    raise StorageError(f"{found.store.uri}: its events come and go while they are read; try again")
+    raise StoreAwayError(f"{found.store.uri}: its events come and go while they are read; try again")
 
 
 def _fetch_events(replica: Replica, network: str | None) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evo import faults, lease, replica
-from evo.config import Config, ConfigError
+from evo.config import Config, ConfigError, UnavailableError
 from evo.storage import below, is_remote, remove_empty, sync
 
 DISTRIBUTIONS = (
@@ -153,13 +153,14 @@ def folders(out: str | os.PathLike[str] = "runs") -> list[Path]:
 def locked(folder: Path) -> Iterator[Callable[[], None]]:
     """Keeps a second process from working on the same run. Ends with the process, however that ends.
 
-    What it gives raises ConfigError once another process has taken the run over, as may happen in a bucket.
+    Raises UnavailableError where another one is at work on it. So does what it gives once another one has taken the
+    run over, as may happen in a bucket.
     """
-    with (folder / ".lock").open("w") as lock:
+    with open(folder / ".lock", "w", opener=_plainly) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(
+            raise UnavailableError(
                 f"run: expected {folder.name} to be at rest, but another process is at work on it; "
                 "wait for that one, or stop it with Ctrl-C"
             ) from None
@@ -169,6 +170,11 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
             return
         with lease.held(found.store) as mine:
             yield mine.check
+
+
+def _plainly(path: str, flags: int) -> int:
+    """A pipe of that name would have us wait for ever, and a link would have us empty a file elsewhere."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def discard(folder: Path) -> None:

@@ -20,12 +20,17 @@ from pathlib import Path
 from typing import Protocol
 
 from evo.config import ConfigError
+from evo.transient import TransientError
 
 _UNLINKABLE = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class StorageError(ValueError):
     """A store does not answer, or will not do what was asked: one line with its address, what is wrong and the cure."""
+
+
+class StoreAwayError(StorageError, TransientError):
+    """A store does not answer now, and refuses nothing."""
 
 
 class Store(Protocol):

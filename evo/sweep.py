@@ -21,7 +21,7 @@ from ray import tune
 from evo import causes, cluster, footprint, live, placement, ray_metrics, replica, schedulers
 from evo.algorithms import ALGORITHMS
 from evo.census import Census
-from evo.config import Config, ConfigError
+from evo.config import Config, ConfigError, UnavailableError
 from evo.losses import Losses
 from evo.network_trial import Begin, Common, NetworkTrial, grower
 from evo.placement import Plan
@@ -219,7 +219,7 @@ class Waiter(tune.Callback):
         self._since = now if self._since is None else self._since
         waited = now - self._since
         if waited >= self._wait:
-            self._census.broken = self._census.broken or ConfigError(gave_up(self._plan, self._wait))
+            self._census.broken = self._census.broken or UnavailableError(gave_up(self._plan, self._wait))
         elif waited >= NOTICE_SECONDS and not self._said and not _placed() - self._before:
             # What has its place is only slow to start.
             self._said = True
