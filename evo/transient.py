@@ -18,12 +18,13 @@ class TransientError(ValueError):
     """What is wrong may be over by itself: one line with what it is and how to go on."""
 
 
-def transient(error: BaseException | None) -> bool:
-    """Whether this error, or one that it was raised from, may be over later."""
-    while error is not None:
-        if isinstance(error, (TransientError, TimeoutError, ConnectionError)):
+def transient(error: BaseException) -> bool:
+    """Whether this may be over later: by its class, or for what the system said that it was raised from."""
+    if isinstance(error, TransientError):
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _PASSING:
             return True
-        if isinstance(error, OSError) and error.errno in _PASSING:
-            return True
-        error = error.__cause__
+        cause = cause.__cause__
     return False

@@ -9,7 +9,7 @@ from ray import exceptions
 
 from evo import address, api, attached
 from evo.address import Door
-from evo.config import ConfigError
+from evo.config import ConfigError, UnavailableError
 from evo.progress import silent
 from evo.settings import build
 
@@ -39,10 +39,10 @@ def test_where_nothing_listens_is_one_line_at_once() -> None:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening
         port = taken.getsockname()[1]
         with pytest.raises(
-            ConfigError, match=rf"nothing listens at 127.0.0.1:{port} \(Connection refused\); check the"
+            UnavailableError, match=rf"nothing listens at 127.0.0.1:{port} \(Connection refused\); check the"
         ):
             address.knock(Door("127.0.0.1", port, False))
-        with pytest.raises(ConfigError, match=r"nothing listens at ray://.*the head serves ray:// at port 10001"):
+        with pytest.raises(UnavailableError, match=r"nothing listens at ray://.*the head serves ray:// at port 10001"):
             address.knock(Door("127.0.0.1", port, True))
 
 

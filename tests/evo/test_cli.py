@@ -189,7 +189,7 @@ def test_a_disk_that_fills_up_keeps_the_run(fake: type[FakeGrower], evo: Evo) ->
 
     fake.before = staticmethod(full)
     code, _, err = evo("grow", "parity:4", "--name", "a", *QUIET)
-    assert code == 2
+    assert code == 75
     assert err.splitlines()[-1] == (
         "evo: disk: no space left on device; free some space or write another --out; go on with `evo resume a`"
     )
@@ -297,6 +297,14 @@ def test_a_reader_that_has_had_enough(tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout.startswith("s: search digits")
     assert done.stderr == ""
+
+
+def test_a_run_that_is_at_work_elsewhere_may_be_resumed_later(fake: type[FakeGrower], evo: Evo) -> None:
+    assert evo("grow", "parity:4", "--name", "a", *QUIET)[0] == 0
+    with run_folder.locked(Path("runs/a")):
+        code, _, err = evo("resume", "a")
+    assert code == 75
+    assert err.splitlines()[-1].startswith("evo: run: expected a to be at rest")
 
 
 def test_a_busy_name_is_refused_before_any_work(fake: type[FakeGrower], evo: Evo) -> None:

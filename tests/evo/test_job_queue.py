@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from typing import Any
 import pytest
 import queue_jobs
 
-from evo import faults
+from evo import faults, machine, queue_runner
 from evo.config import ConfigError
 from evo.job_queue import Attempt, Job, Leases, Queue
 from evo.queue_runner import CRASHES, Runner
@@ -127,6 +128,32 @@ def test_the_time_of_all_attempts_counts_those_that_were_killed_too(queue: Queue
     queue.release(job.id, claimed(queue, job), "crashed", "SIGKILL", 2.0)
     found = queue.standing(job.id)
     assert (found.seconds, found.crashes, found.state) == (19.0, 1, "waiting")
+
+
+def test_a_number_is_given_once_also_when_finished_jobs_were_forgotten(queue: Queue, tmp_path: Path) -> None:
+    known = Queue(tmp_path / "queue")
+    for _ in range(2):
+        known.settle(queue.add("grow", config(tmp_path)).id, "done")
+    assert [s.final for s in known.standings()] == ["done", "done"]
+    for name in queue.store.names("jobs/") + queue.store.names("states/"):
+        queue.store.remove(name)
+    assert queue.add("grow", config(tmp_path)).id == "j0003"
+    assert [(s.job.id, s.state) for s in known.standings()] == [("j0003", "waiting")]
+    # A queue of before there were marks, of which only the jobs were removed.
+    queue.store.replace("states/j0007/final.json", b'{"state": "done"}')
+    queue.store.remove("last/j0003")
+    assert queue.add("grow", config(tmp_path)).id == "j0008"
+    assert queue.store.names("last/") == ["last/j0008"]
+
+
+def test_nothing_is_remembered_of_a_queue_that_was_removed(queue: Queue, tmp_path: Path) -> None:
+    known = Queue(tmp_path / "queue")
+    known.settle(queue.add("grow", config(tmp_path)).id, "done")
+    assert [s.final for s in known.standings()] == ["done"]
+    shutil.rmtree(tmp_path / "queue")
+    assert known.standings() == []
+    again = queue.add("grow", config(tmp_path, name="other"))
+    assert [(s.job, s.state) for s in known.standings()] == [(again, "waiting")]
 
 
 @pytest.mark.parametrize("name", ["jobs/j0001.json", "states/j0001/attempt-000001.json", "states/j0001/final.json"])
@@ -257,6 +284,105 @@ def test_a_mistake_ends_a_job_and_a_crash_is_tried_again(queue: Queue, tmp_path:
     assert (first.state, first.cause, first.attempt.number) == ("failed", "data.path: there is no file", 1)  # type: ignore[union-attr]
     assert (second.state, second.crashes) == ("failed", CRASHES - 1)
     assert "died 3 times, at last killed by SIGKILL" in second.cause
+
+
+def test_what_may_be_over_later_is_tried_again_after_a_pause_while_others_run(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_runner, "SHORTEST", 0.4)
+    monkeypatch.setattr(queue_runner, "LONGEST", 0.6)
+    away = queue.add("grow", config(tmp_path), 1)
+    queue.add("grow", config(tmp_path))
+    said: list[tuple[float, str]] = []
+
+    def command(job: Job, _: Path, left: float | None) -> list[str]:
+        tries = sum(line.startswith("j0001 runs") for _, line in said)
+        lasts = "echo evo: s3://b: the store cannot be used >&2; exit 75" if tries < 3 else "true"
+        return ["sh", "-c", lasts if job == away else "true"]
+
+    def say(line: str) -> None:
+        said.append((time.monotonic(), line))
+
+    runner(queue, command=command, say=say).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert [" ".join(line.split()[:2]).rstrip(",") for _, line in said] == [
+        "j0001 runs", "j0001 stopped", "j0002 runs", "j0002 done",
+        *["j0001 runs", "j0001 stopped"] * 2, "j0001 runs", "j0001 done",
+    ]  # fmt: skip
+    assert said[1][1] == "j0001 stopped, to be resumed in 0.4 s: s3://b: the store cannot be used"
+    stops = [at for at, line in said if " stopped" in line]
+    starts = [at for at, line in said if line.startswith("j0001 runs")]
+    pauses = [start - stop for stop, start in zip(stops, starts[1:], strict=True)]
+    assert all(pause >= least for pause, least in zip(pauses, (0.4, 0.6, 0.6), strict=True))
+    assert queue.standing(away.id).crashes == 0
+
+
+def test_who_was_overtaken_leaves_the_job_to_who_has_it(queue: Queue, tmp_path: Path) -> None:
+    """A run's lease may be lost before the job's: the old process says so, and the new attempt goes on."""
+    job, stop = queue.add("grow", config(tmp_path)), SimpleNamespace(asked=None)
+
+    def say(line: str) -> None:
+        if " runs " in line:
+            claimed(queue, job, "quick")
+        else:
+            stop.asked = signal.SIGINT
+
+    overtaken = runner(queue, say=say, command=lambda *_: ["sh", "-c", "exit 75"])
+    with pytest.raises(KeyboardInterrupt):
+        overtaken.run(until_empty=True, stop=stop)  # type: ignore[arg-type]
+    found = queue.standing(job.id)
+    assert (found.state, found.attempt.runner) == ("running", "quick")  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("craft", ["link", "pipe", "lock"])
+@pytest.mark.timeout(60)
+def test_what_lies_in_one_jobs_run_ends_that_job_alone(queue: Queue, tmp_path: Path, craft: str) -> None:
+    bad, good = queue.add("grow", config(tmp_path), 1), queue.add("grow", config(tmp_path))
+    run = Path(bad.run)
+    run.mkdir(parents=True)
+    (run / "run.json").write_text('{"kind": "grow", "config": {}}')
+    if craft == "link":
+        (run / "events").symlink_to(tmp_path)
+    else:
+        os.mkfifo(run / (".lock" if craft == "lock" else "pipe"))
+
+    def command(job: Job, given: Path, left: float | None) -> list[str]:
+        queue_runner.evo_command(job, given, left)
+        return ["true"]
+
+    runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert [queue.final(job.id) for job in (bad, good)] == ["failed", "done"]
+    told = {"link": "is a link; remove it", "pipe": "is a pipe; remove it", "lock": ".lock: "}
+    assert told[craft] in queue.standing(bad.id).cause
+
+
+def test_a_runner_without_room_says_nothing_of_jobs_that_it_cannot_take(queue: Queue, tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    first, left = queue.add("grow", config(tmp_path), 1), queue.add("grow", config(tmp_path))
+    assert queue.claim(queue.standing(left.id), "r", machine.HOST, ended.pid, 600.0)
+    said: list[str] = []
+    runner(queue, pause=0.1, say=said.append).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert [" ".join(line.split()[:2]) for line in said] == [
+        f"{first.id} runs", f"{first.id} done", f"{left.id}: the", f"{left.id} runs", f"{left.id} done"
+    ]  # fmt: skip
+
+
+def test_the_time_of_a_runner_that_died_is_off_the_budget(queue: Queue, tmp_path: Path) -> None:
+    job, given = queue.add("grow", config(tmp_path, budget=100.0)), []
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    queue.release(job.id, claimed(queue, job), "yielded", "", 10.0)
+    died = queue.claim(queue.standing(job.id), "r", machine.HOST, ended.pid, 600.0)
+    assert died is not None
+    queue.renew(job.id, died, 50.0)
+
+    def command(job: Job, _: Path, left: float | None) -> list[str]:
+        given.append(left)
+        return ["true"]
+
+    runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert given == [40.0]
+    assert queue.standing(job.id).seconds == pytest.approx(60.0, abs=5.0)
 
 
 def test_what_is_left_of_a_budget_goes_to_the_next_attempt(queue: Queue, tmp_path: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from small_life import SHORT, SMALL, live, made, same, saved, stable
 
 from evo import api, buckets, drive, lease, replica, run_folder, stored_snapshots
 from evo.census import Census
-from evo.config import ConfigError
+from evo.config import ConfigError, UnavailableError
 from evo.events import row
 from evo.grower import Grower
 from evo.recorder import Fenced, Recorder, compact, read_events
@@ -272,7 +274,7 @@ def test_a_run_that_was_broken_off_goes_on_from_another_machine(
         with pytest.raises(MemoryError):
             grown(out)
     monkeypatch.setenv("MERISTEM_CACHE", str(tmp_path / "another machine"))
-    monkeypatch.setattr(lease, "_space", lambda: 1)
+    monkeypatch.setattr(machine, "SPACE", "another/1")
     with pytest.raises(ConfigError, match=r"to be at rest, but process \d+ on .* wait for it"):
         api.resume("a", out=out)
     monkeypatch.setattr(lease, "STALE", 0.2)
@@ -332,10 +334,26 @@ def test_a_lease_that_is_lost_is_told_of(s3: S3, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(lease, "_check_stale", lambda *_: None)  # as if this one had been frozen
         with lease.held(store):
             time.sleep(0.3)
-            with pytest.raises(ConfigError, match=r"took .* over"):
+            with pytest.raises(UnavailableError, match=r"took .* over"):
                 first.check()
     with lease.held(store):
         assert len(store.names("lease/")) == 1
+
+
+def test_a_dead_process_holds_no_lease_on_its_own_machine_and_holds_one_elsewhere(s3: S3) -> None:
+    """Also one of before leases named this start of the kernel: a machine of the same name may be another one."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    for name, space in (("old", os.stat("/proc/self/ns/pid").st_ino), ("bare", None), ("here", machine.SPACE)):
+        store = open_store(s3.uri(f"/lease/{name}"))
+        told = {"host": machine.HOST, "space": space, "pid": ended.pid, "time": time.time()}
+        store.create("lease/000000", json.dumps({k: v for k, v in told.items() if v is not None}).encode())
+        if name == "here":
+            with lease.held(store):
+                assert store.names("lease/") == ["lease/000001"]
+        else:
+            with pytest.raises(UnavailableError, match="to be at rest"), lease.held(store):
+                pytest.fail("it was held")
 
 
 def test_of_many_who_want_a_lease_one_gets_it(s3: S3) -> None:

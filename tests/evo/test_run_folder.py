@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from evo import run_folder
-from evo.config import Config, ConfigError
+from evo.config import Config, ConfigError, UnavailableError
 from evo.settings import build
 
 
@@ -112,8 +112,19 @@ def test_only_a_run_without_events_is_discarded(tmp_path: Path) -> None:
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     folder, _ = run_folder.create("grow", config(tmp_path, name="mine"))
-    refused = pytest.raises(ConfigError, match=r"^run: expected mine to be at rest")
+    refused = pytest.raises(UnavailableError, match=r"^run: expected mine to be at rest")
     with run_folder.locked(folder), refused, run_folder.locked(folder):
         pytest.fail("it was locked")
     with run_folder.locked(folder):
         assert (folder / ".lock").exists()
+
+
+@pytest.mark.timeout(20)
+def test_a_lock_that_is_a_pipe_or_a_link_is_not_waited_for_nor_followed(tmp_path: Path) -> None:
+    (tmp_path / "mine").write_text("precious")
+    for craft in (os.mkfifo, lambda path: os.symlink(tmp_path / "mine", path)):
+        craft(tmp_path / ".lock")
+        with pytest.raises(OSError, match="lock"), run_folder.locked(tmp_path):
+            pytest.fail("it was locked")
+        (tmp_path / ".lock").unlink()
+    assert (tmp_path / "mine").read_text() == "precious"

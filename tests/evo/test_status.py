@@ -151,7 +151,7 @@ def test_a_dead_process_is_told_by_its_silence(running: Path) -> None:
 def test_on_its_own_machine_a_dead_process_is_known_at_once(running: Path) -> None:
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
-    driver(running, host=HOST, space=SPACE + 1, pid=gone.pid)
+    driver(running, host=HOST, space=f"{SPACE}1", pid=gone.pid)
     assert look(running).state == "running"  # another container's process
     driver(running, host=HOST, space=SPACE, pid=gone.pid)
     assert look(running).said.startswith(f"its process on {HOST} (pid {gone.pid}) is gone, last heard 1 s ago; ")

@@ -15,7 +15,8 @@ from bucket_server import S3, bucket
 
 from evo import buckets, storage
 from evo.config import ConfigError
-from evo.storage import Folder, StorageError, Store, below, open_store
+from evo.storage import Folder, StorageError, Store, StoreAwayError, below, open_store
+from evo.transient import transient
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = (
@@ -202,7 +203,7 @@ def test_a_store_that_is_gone_is_one_error_after_some_patience(monkeypatch: pyte
         ]  # fmt: skip
         for call in calls:
             begun = time.monotonic()
-            with pytest.raises(StorageError, match=r"s3://bucket-\w+/runs: .*resume the run") as told:
+            with pytest.raises(StoreAwayError, match=r"s3://bucket-\w+/runs: .*resume the run") as told:
                 call()
             assert time.monotonic() - begun < 10
             assert "\n" not in str(told.value)
@@ -244,8 +245,9 @@ def test_an_answer_lost_on_its_way_is_no_loss(s3: S3, monkeypatch: pytest.Monkey
 def test_a_missing_bucket_is_told_of_at_once(s3: S3) -> None:
     store = open_store(s3.uri().replace(s3.name, "no-such-bucket", 1))
     for call in (store.create, store.replace):
-        with pytest.raises(StorageError, match="create the bucket"):
+        with pytest.raises(StorageError, match="create the bucket") as told:
             call("a", b"")
+        assert not transient(told.value)
 
 
 def use(uri: str) -> None:
