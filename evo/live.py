@@ -34,10 +34,10 @@ FIRST = 1.0
 
 DRIVER = "driver"
 
-_WORDS = frozenset(("network", "phase", "stage", "host", "kind", "task", "action", "cause", "then"))
+_WORDS = frozenset(("network", "phase", "stage", "host", "kind", "task", "action", "cause", "then", "space"))
 _SECTIONS = frozenset(("trials", "process", "machine"))
 _COUNTS = frozenset((
-    "beat", "pid", "space", "generation", "cycle", "cycles", "networks", "active_parameters", "step", "stopping",
+    "beat", "pid", "generation", "cycle", "cycles", "networks", "active_parameters", "step", "stopping",
     "in_flight", "waiting", "done", "cpus", "index",
 ))  # fmt: skip
 _NUMBERS = frozenset((

@@ -21,6 +21,7 @@ from evo.census import Census
 from evo.config import ConfigError, UnavailableError
 from evo.events import row
 from evo.grower import Grower
+from evo.machine import HOST, SPACE
 from evo.recorder import Fenced, Recorder, compact, read_events
 from evo.run import Run
 from evo.storage import StorageError, open_store
@@ -274,7 +275,7 @@ def test_a_run_that_was_broken_off_goes_on_from_another_machine(
         with pytest.raises(MemoryError):
             grown(out)
     monkeypatch.setenv("MERISTEM_CACHE", str(tmp_path / "another machine"))
-    monkeypatch.setattr(machine, "SPACE", "another/1")
+    monkeypatch.setattr("evo.machine.SPACE", "another/1")
     with pytest.raises(ConfigError, match=r"to be at rest, but process \d+ on .* wait for it"):
         api.resume("a", out=out)
     monkeypatch.setattr(lease, "STALE", 0.2)
@@ -344,9 +345,9 @@ def test_a_dead_process_holds_no_lease_on_its_own_machine_and_holds_one_elsewher
     """Also one of before leases named this start of the kernel: a machine of the same name may be another one."""
     ended = subprocess.Popen(["true"])
     ended.wait()
-    for name, space in (("old", os.stat("/proc/self/ns/pid").st_ino), ("bare", None), ("here", machine.SPACE)):
+    for name, space in (("old", os.stat("/proc/self/ns/pid").st_ino), ("bare", None), ("here", SPACE)):
         store = open_store(s3.uri(f"/lease/{name}"))
-        told = {"host": machine.HOST, "space": space, "pid": ended.pid, "time": time.time()}
+        told = {"host": HOST, "space": space, "pid": ended.pid, "time": time.time()}
         store.create("lease/000000", json.dumps({k: v for k, v in told.items() if v is not None}).encode())
         if name == "here":
             with lease.held(store):
