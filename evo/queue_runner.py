@@ -200,7 +200,8 @@ class Runner:
             except (ValueError, OSError) as error:
                 # What lies in one job's run is no reason to end the others.
                 said = os_error(error) if isinstance(error, OSError) else str(error)
-                if transient(error):
+                # What is gone was there a moment ago: somebody tidies, or reads a run of a bucket, beside us.
+                if transient(error) or isinstance(error, FileNotFoundError):
                     self._put_off(running, said, 0.0)
                 else:
                     self._settle(running, "failed", said)

@@ -355,6 +355,22 @@ def test_what_lies_in_one_jobs_run_ends_that_job_alone(queue: Queue, tmp_path: P
     assert told[craft] in queue.standing(bad.id).cause
 
 
+def test_what_vanishes_while_it_is_looked_at_is_looked_at_again(
+    queue: Queue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue_runner, "SHORTEST", 0.1)
+    job, tries = queue.add("grow", config(tmp_path)), []
+
+    def command(job: Job, _: Path, left: float | None) -> list[str]:
+        tries.append(job.id)
+        if len(tries) == 1:
+            raise FileNotFoundError(2, "No such file or directory", job.run)
+        return ["true"]
+
+    runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]
+    assert (queue.final(job.id), len(tries)) == ("done", 2)
+
+
 def test_a_runner_without_room_says_nothing_of_jobs_that_it_cannot_take(queue: Queue, tmp_path: Path) -> None:
     ended = subprocess.Popen(["true"])
     ended.wait()
