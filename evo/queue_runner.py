@@ -9,9 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -22,8 +20,8 @@ from typing import BinaryIO
 
 from evo import faults
 from evo.complaints import LATER, os_error
-from evo.config import ConfigError, UnavailableError
-from evo.job_queue import LEASE, Attempt, Job, Leases, Queue, Standing
+from evo.job_process import SAFE_ENDS, Running, busy, evo_command, how
+from evo.job_queue import LEASE, Job, Leases, Queue, Standing
 from evo.machine import HOST, gone
 from evo.stopping import Interrupted, Stop
 from evo.storage import StorageError, is_remote
@@ -35,34 +33,10 @@ CRASHES = 3
 POLL, REMOTE_POLL = 1.0, 5.0
 """Seconds between two looks at the queue."""
 
-LOG_BYTES = 64_000
 SHORTEST, LONGEST = 10.0, 600.0
 """Seconds until a job is tried again that met what may be over later; each time in a row twice as long."""
 
-SAFE_ENDS = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
-
 Command = Callable[[Job, Path, float | None], list[str]]
-
-
-@dataclass
-class Running:
-    """A job in hand. process: None while it waits for one of lower priority to stop. wish: why it was asked to stop."""
-
-    standing: Standing
-    attempt: Attempt
-    process: subprocess.Popen[bytes] | None = None
-    log: Path | None = None
-    began: float = 0.0
-    renewed: float = 0.0
-    wish: str = ""
-    told_busy: bool = False
-
-    @property
-    def job(self) -> Job:
-        return self.standing.job
-
-    def seconds(self, now: float) -> float:
-        return now - self.began if self.process is not None else 0.0
 
 
 @dataclass(frozen=True)
@@ -161,7 +135,7 @@ class Runner:
             self._in_hand[standing.job.id] = Running(standing, attempt, renewed=time.monotonic())
             if victim is not None:
                 self.say(f"{victim.job.id} makes way for {standing.job.id} at its next snapshot")
-                self._ask(victim, "yielded")
+                victim.ask("yielded")
 
     def _free(self, standing: Standing) -> str | None:
         """Why a job may be claimed, "" where it simply waits; None where it may not."""
@@ -276,10 +250,10 @@ class Runner:
         elif code == 2:
             self._settle(running, "failed", said or "it ended with code 2", seconds)
         elif running.standing.crashes + 1 >= CRASHES:
-            self._settle(running, "failed", f"its process died {CRASHES} times, at last {_how(code, said)}", seconds)
+            self._settle(running, "failed", f"its process died {CRASHES} times, at last {how(code, said)}", seconds)
         else:
-            self.queue.release(job.id, running.attempt, "crashed", _how(code, said), seconds)
-            self.say(f"{job.id} crashed, {_how(code, said)}; it will be resumed")
+            self.queue.release(job.id, running.attempt, "crashed", how(code, said), seconds)
+            self.say(f"{job.id} crashed, {how(code, said)}; it will be resumed")
             del self._in_hand[job.id]
 
     def _release(self, running: Running, how: str, seconds: float) -> None:
@@ -319,19 +293,13 @@ class Runner:
                 del self._in_hand[running.job.id]
             elif running.wish != "cancelled":
                 self.say(f"{running.job.id} is over by another's word, and stops at its next snapshot")
-                self._ask(running, "cancelled")
+                running.ask("cancelled")
 
     def _abandon(self, running: Running, why: str) -> None:
         """Kills what is no longer this runner's to run, and leaves the queue as it is."""
         self.say(f"{running.job.id} is let go: {why}")
-        _kill(running)
+        running.kill()
         self._in_hand.pop(running.job.id, None)
-
-    def _ask(self, running: Running, wish: str) -> None:
-        running.wish = wish
-        if running.process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                running.process.send_signal(signal.SIGTERM)
 
     def _wind_up(self) -> None:
         """Has everything stop at the next safe point."""
@@ -339,72 +307,23 @@ class Runner:
             if running.process is None:
                 self._release(running, "stopped", 0.0)
             elif not running.wish:
-                self._ask(running, "stopped")
+                running.ask("stopped")
 
     def _drop_all(self) -> None:
         """At once; what the runs have committed is safe."""
         for running in list(self._in_hand.values()):
             seconds = running.seconds(time.monotonic())
-            _kill(running)
+            running.kill()
             with contextlib.suppress(StorageError, OSError):
                 self.queue.release(running.job.id, running.attempt, "stopped", "", seconds)
         self._in_hand.clear()
 
     def _keep_log(self, running: Running) -> str:
         """The last line that the job wrote. A bucket gets the end of its log."""
-        assert running.log is not None
         with contextlib.suppress(OSError):
-            text = running.log.read_bytes()[-LOG_BYTES:]
+            text, said = running.said()
             if is_remote(self.queue.store.uri):
+                assert running.log is not None
                 self.queue.store.replace(f"logs/{running.log.name}", text)
-            found = [line.strip() for line in text.decode(errors="replace").splitlines() if line.strip()]
-            own = [line.removeprefix("evo: ") for line in found if line.startswith("evo: ")]
-            return (own or found or [""])[-1][:400]
+            return said
         return ""
-
-
-def evo_command(job: Job, config: Path, left: float | None) -> list[str]:
-    """`evo resume` where an earlier attempt at this very job has begun its run, else `evo search` or `evo grow`."""
-    words = [sys.executable, "-m", "evo.queue_child", str(os.getpid())]
-    if not begun(job):
-        return [*words, job.kind, "--config", str(config)]
-    budget = [] if left is None else ["--budget", f"{left:.3f}s"]
-    # Where it runs is a command's to say, as its budget is, and no part of the run.
-    address = job.config.get("address")
-    # The job is the user's own word for what its run names: plug-ins, servers, files.
-    return [*words, "resume", job.run, "--trust", *budget, *(["--address", str(address)] if address else [])]
-
-
-def begun(job: Job) -> bool:
-    """Whether there is a run of this job's; one of the same name that is somebody else's is none."""
-    from evo import run_folder
-    from evo.run import Run, RunError
-
-    try:
-        return bool(Run.open(run_folder.find(job.run)).setting("job") == job.token)
-    except (ConfigError, RunError):
-        return False
-
-
-def busy(job: Job) -> bool:
-    """Whether a process on this machine is at work on the job's run."""
-    from evo import run_folder
-
-    if is_remote(job.run) or not Path(job.run).is_dir():
-        return False
-    try:
-        with run_folder.locked(Path(job.run)):
-            return False
-    except UnavailableError:
-        return True
-
-
-def _kill(running: Running) -> None:
-    if running.process is not None and running.process.poll() is None:
-        running.process.kill()
-        running.process.wait()
-
-
-def _how(code: int, said: str) -> str:
-    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"code {code}"
-    return f"{how} ({said})" if said else how

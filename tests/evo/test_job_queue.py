@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import queue_jobs
 
-from evo import faults, machine, queue_runner
+from evo import faults, job_process, machine, queue_runner
 from evo.config import ConfigError
 from evo.job_queue import Attempt, Job, Leases, Queue
 from evo.queue_runner import CRASHES, Runner
@@ -346,7 +346,7 @@ def test_what_lies_in_one_jobs_run_ends_that_job_alone(queue: Queue, tmp_path: P
         os.mkfifo(run / (".lock" if craft == "lock" else "pipe"))
 
     def command(job: Job, given: Path, left: float | None) -> list[str]:
-        queue_runner.evo_command(job, given, left)
+        job_process.evo_command(job, given, left)
         return ["true"]
 
     runner(queue, command=command).run(until_empty=True, stop=NEVER)  # type: ignore[arg-type]

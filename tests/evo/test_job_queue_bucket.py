@@ -25,7 +25,7 @@ def s3() -> Iterator[S3]:
 
 
 def empty(queue: Queue, say: Any = lambda line: None) -> None:
-    runner = Runner(queue, say=say, lease=30.0, poll=0.05, command=queue_jobs.command(0.1))
+    runner = Runner(queue, say=say, lease=30.0, poll=0.05, command=queue_jobs.command(0.3))
     runner.run(until_empty=True, stop=SimpleNamespace(asked=None))  # type: ignore[arg-type]
 
 
