@@ -6,12 +6,13 @@ import, a server to send the events to, a table to learn from. Those need the wo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import stat
 import sys
-import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,10 @@ LARGEST_JSON = 64 << 20
 MOST_ENTRIES = 5_000_000
 """Files of a run."""
 
-_LOCAL = ("127.0.0.1", "localhost", "::1")
+_LOCAL = re.compile(r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]{1,5})?(/[A-Za-z0-9_./-]*)?")
+"""Of a server on this machine. Written out whole: where two parsers differ on which part is the host, we would ask one
+and connect by the other.
+"""
 
 
 class ForeignError(ValueError):
@@ -39,16 +43,15 @@ def check(folder: Path) -> None:
     """
     left, seen = [folder], 0
     while left:
-        with os.scandir(left.pop()) as entries:
-            for entry in entries:
-                seen += 1
-                if entry.is_dir(follow_symlinks=False):
-                    left.append(Path(entry.path))
-                elif not entry.is_file(follow_symlinks=False):
-                    raise ForeignError(
-                        f"run: expected files and folders in {str(folder)!r}, but {entry.path!r} is {_kind(entry)}; "
-                        "remove it, or put what it stands for in its place"
-                    )
+        for entry in _entries(left.pop()):
+            seen += 1
+            if entry.is_dir(follow_symlinks=False):
+                left.append(Path(entry.path))
+            elif not entry.is_file(follow_symlinks=False) and os.path.lexists(entry.path):
+                raise ForeignError(
+                    f"run: expected files and folders in {str(folder)!r}, but {entry.path!r} is {_kind(entry)}; "
+                    "remove it, or put what it stands for in its place"
+                )
         if seen > MOST_ENTRIES:
             raise ForeignError(f"run: {str(folder)!r} holds more than {MOST_ENTRIES:,} files, so it is no run")
 
@@ -106,8 +109,13 @@ def trusted_uri(uri: str | None, folder: Path) -> bool:
 
     if uri is None or uri in (default_uri(folder.resolve().parent), os.environ.get("MLFLOW_TRACKING_URI")):
         return True
-    parts = urllib.parse.urlsplit(uri)
-    return parts.scheme in ("http", "https") and parts.hostname in _LOCAL
+    return _LOCAL.fullmatch(uri) is not None
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    # A run at work renames and removes drafts meanwhile: what is gone leads nowhere.
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        yield from entries
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -7,6 +7,7 @@ import os
 import sqlite3
 from pathlib import Path
 
+from evo import foreign
 from evo.mlflow_queue import TrackingDown, default_uri, locked
 from evo.recorder import RecordError
 
@@ -16,9 +17,11 @@ __all__ = ["TrackingDown", "drain", "experiment"]
 def drain(folder: Path, tracking_uri: str | None = None) -> int:
     """Brings MLflow up to the committed events and the report; returns how many rows that were.
 
-    Raises TrackingDown when MLflow does not take them, RecordError when they cannot be read.
+    Raises TrackingDown when MLflow cannot be reached, RecordError when the run cannot be read or is not taken, and
+    ForeignError for a folder that no run of ours has written.
     """
     folder = Path(folder).resolve()
+    foreign.check(folder)
     uri = tracking_uri or default_uri(folder.parent)
     # Set before MLflow is imported. A dead server must be noticed in seconds: its own default is minutes.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -38,6 +41,8 @@ def drain(folder: Path, tracking_uri: str | None = None) -> int:
             raise
         except (MlflowException, OSError) as error:
             told = " ".join(str(error).split())[:120]
+            if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":  # the fault of this run alone
+                raise RecordError(f"{folder}: MLflow does not take what it holds ({told})") from error
             raise TrackingDown(f"MLflow at {uri} does not answer; the events stay queued ({told})") from error
 
 

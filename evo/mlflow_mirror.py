@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from evo import replica
+from evo.foreign import ForeignError
 from evo.mlflow_log import TrackingDown, drain
 from evo.mlflow_queue import Cursor, default_uri, pending
 from evo.mlflow_system import EVERY, fresh
@@ -89,7 +90,7 @@ def follow(folder: Path, tracking_uri: str | None, pipe: int) -> bool:
             if told or pending(folder, tracking_uri):
                 drain(folder, tracking_uri)
             down = False
-        except (TrackingDown, RecordError) as error:
+        except (TrackingDown, RecordError, ForeignError) as error:
             if not down:  # one line for an outage, however long
                 print(error, flush=True)
             down = True

@@ -16,7 +16,8 @@ from typing import Any
 
 from evo import faults
 from evo.foreign import read_json
-from evo.recorder import networks, publish, read_table
+from evo.recorder import RecordError, networks, publish, read_table
+from evo.storage import lock_file
 
 CURSOR = "mlflow.json"
 
@@ -78,9 +79,9 @@ def report_files(folder: Path) -> list[list[Any]]:
 def locked(folder: Path) -> Iterator[None]:
     """One drain of a run at a time, or two would both find no run and both make one."""
     try:
-        lock = (folder / ".mlflow.lock").open("w")
+        lock = lock_file(folder / ".mlflow.lock")
     except OSError as error:
-        raise TrackingDown(f"{folder}: cannot be written ({error.strerror}); the events stay queued") from error
+        raise RecordError(f"{folder}: cannot be written ({error.strerror}); the events stay queued") from error
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -13,10 +13,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evo import replica
+from evo import live, replica
 from evo.mlflow_log import drain, experiment
 from evo.mlflow_queue import TrackingDown, default_uri
-from evo.recorder import RecordError
 from evo.run_folder import folders
 from evo.storage import is_remote
 
@@ -57,13 +56,18 @@ class Page:
 
 
 def drain_all(runs: Path, tracking_uri: str | None = None) -> int:
-    """Drains every run of the folder; returns how many rows that were. A damaged run is told of and passed over."""
+    """Drains every run of the folder; returns how many rows that were. One that is damaged, or that somebody made to do
+    harm, is told of in one line and passed over. Raises TrackingDown.
+    """
     rows = 0
     for folder in folders(runs):
         try:
             rows += drain(folder, tracking_uri)
-        except RecordError as error:
-            log.warning("%s: left out, %s", folder.name, error)
+        except TrackingDown:
+            raise
+        except Exception as error:  # a folder may hold anything, and must not keep the page from the others
+            told = " ".join(str(error).split()) or type(error).__name__
+            log.warning("%s: left out, %s", live.printable(folder.name), live.printable(told))
     return rows
 
 

@@ -15,9 +15,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from evo import faults, live, mlflow_system
+from evo import faults, foreign, live, mlflow_system
 from evo.mlflow_queue import Cursor, TrackingDown, report_files
-from evo.recorder import networks, read_table
+from evo.recorder import RecordError, networks, read_table
 
 EXPERIMENT = "meristem"
 # Which rows become points of which curves. Candidates stay in Parquet; a snapshot repeats its decision's books.
@@ -60,7 +60,7 @@ class View:
         from mlflow import MlflowClient
 
         self.folder = folder
-        self.info: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        self.info, self.config = _described(folder)
         self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         self.cursor = Cursor.read(folder, uri)
         self.experiment = self._experiment(uri)
@@ -81,7 +81,7 @@ class View:
             rows += drained
             ends.append(end)
         self._close(parent, ends)
-        if _dig(self.info.get("config", {}), "record.system_metrics"):
+        if _dig(self.config, "record.system_metrics"):
             gone = {name for name, run in children.items() if run.info.lifecycle_stage == "deleted"}
             self._log_system(gone)
         self._log_report()
@@ -133,7 +133,7 @@ class View:
             faults.point("mlflow.created")
         if self.cursor.parent != found.info.run_id:
             keys = PARAMS + (SEARCH_PARAMS if self.info.get("kind") == "search" else ())
-            self._log_params(found.info.run_id, {**self.info.get("config", {}), **_top(self.info)}, keys)
+            self._log_params(found.info.run_id, {**self.config, **_top(self.info)}, keys)
         return found
 
     def _network(self, network: str, child: Any) -> tuple[int, int | None]:
@@ -150,7 +150,7 @@ class View:
         if child.info.lifecycle_stage != "deleted":
             if seq == 0:
                 own = json.loads(rows[0]["config"]) if rows[0]["config"] else {}
-                self._log_params(run_id, {**self.info.get("config", {}), **own, **_top(self.info)}, PARAMS)
+                self._log_params(run_id, {**self.config, **own, **_top(self.info)}, PARAMS)
             points = [point for row in rows for point in _points(row)]
             for start in range(0, len(points), BATCH):
                 self.client.log_batch(run_id, metrics=points[start : start + BATCH])
@@ -179,9 +179,9 @@ class View:
 
     def _close(self, parent: Any, ends: list[int | None]) -> None:
         """The whole has finished when every network that was to live has."""
-        search = self.info.get("config", {}).get("search", {}) if self.info.get("kind") == "search" else {}
+        wanted = _dig(self.config, "search.networks") if self.info.get("kind") == "search" else 1
         times = [end for end in ends if end is not None]
-        finished = len(times) == len(ends) >= search.get("networks", 1)
+        finished = len(times) == len(ends) >= (wanted if isinstance(wanted, int) else 1)
         if finished and parent.info.status != "FINISHED":
             self.client.set_terminated(self.parent, "FINISHED", max(times))
         elif not finished and parent.info.status != "RUNNING":
@@ -233,7 +233,8 @@ def _points(row: dict[str, Any]) -> Iterator[Any]:
 
 
 def _time(row: dict[str, Any]) -> int:
-    return int((row["time"] or 0.0) * 1000)
+    seconds = row["time"] or 0.0
+    return int(seconds * 1000) if 0 <= seconds < 1e11 else 0
 
 
 def _milliseconds(created: str) -> int:
@@ -241,6 +242,19 @@ def _milliseconds(created: str) -> int:
         return int(datetime.fromisoformat(created).timestamp() * 1000)
     except ValueError:
         return 0
+
+
+def _described(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What run.json says, and the config in it. Raises RecordError where it says nothing of a run."""
+    path = folder / "run.json"
+    try:
+        info = foreign.read_json(path)
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read ({error}); put it back from a copy of the run") from error
+    config = info.get("config", {}) if isinstance(info, dict) else None
+    if not isinstance(config, dict):
+        raise RecordError(f"{path}: expected a section config, got {config!r:.60}; put it back from a copy of the run")
+    return info, config
 
 
 def _top(info: dict[str, Any]) -> dict[str, Any]:

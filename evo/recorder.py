@@ -293,7 +293,9 @@ def _files(events: Path) -> Iterator[Path]:
     with contextlib.suppress(FileNotFoundError), os.scandir(events) as entries:
         for entry in entries:
             name, _, number = entry.name.removesuffix(".parquet").rpartition("-")
-            if entry.name.endswith(".parquet") and not entry.name.startswith(".") and name and number.isdigit():
+            wanted = entry.name.endswith(".parquet") and not entry.name.startswith(".") and name and number.isdigit()
+            # A link that leads nowhere would be listed, and then missed, for ever.
+            if wanted and not entry.is_symlink():
                 yield Path(entry.path)
 
 

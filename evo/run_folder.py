@@ -20,7 +20,7 @@ from typing import Any
 
 from evo import faults, lease, replica
 from evo.config import Config, ConfigError, UnavailableError
-from evo.storage import below, is_remote, remove_empty, sync
+from evo.storage import below, is_remote, lock_file, remove_empty, sync
 
 DISTRIBUTIONS = (
     "meristem", "torch", "numpy", "scipy", "scikit-learn", "ray", "optuna", "pandas", "pyarrow", "mlflow", "pydantic",
@@ -156,7 +156,7 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
     Raises UnavailableError where another one is at work on it. So does what it gives once another one has taken the
     run over, as may happen in a bucket.
     """
-    with open(folder / ".lock", "w", opener=_plainly) as lock:
+    with lock_file(folder / ".lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -170,11 +170,6 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
             return
         with lease.held(found.store) as mine:
             yield mine.check
-
-
-def _plainly(path: str, flags: int) -> int:
-    """A pipe of that name would have us wait for ever, and a link would have us empty a file elsewhere."""
-    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def discard(folder: Path) -> None:

@@ -11,13 +11,14 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 import urllib.parse
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 from evo.config import ConfigError
 from evo.transient import TransientError
@@ -205,7 +206,7 @@ def _named(draft: Path, path: Path) -> bool:
         if error.errno not in _UNLINKABLE:
             raise
         # No hard links here (exFAT, some network shares): one at a time then, as far as locks reach.
-        with (path.parent / ".creating").open("w") as lock:
+        with lock_file(path.parent / ".creating") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
                 return False
@@ -229,6 +230,18 @@ def draft_of(path: Path, data: bytes, between: Callable[[str], None] = lambda st
     finally:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def lock_file(path: Path) -> BinaryIO:
+    """A file to take a lock on, made where there is none. Raises OSError.
+
+    It is never emptied, and no link is followed: the folder may be somebody else's work, and what a link names not.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "expected a plain file to lock; remove what is there", str(path))
+    return os.fdopen(handle, "r+b", buffering=0)
 
 
 def abandoned(draft: Path) -> bool:

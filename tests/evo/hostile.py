@@ -35,6 +35,7 @@ COMMANDS: dict[str, list[str]] = {
     "predict": ["predict", "RUN", "--data", "DATA"],
     "ensemble": ["ensemble", "RUN"],
     "status": ["status", "RUN"],
+    "drain": ["drain", "OUT"],
     "resume": ["resume", "RUN"],
 }
 
@@ -65,7 +66,7 @@ def look(command: list[str], run: Path, data: Path, told: Path) -> dict[str, Any
 
 def _command(words: list[str], told: Path) -> None:
     """Never returns."""
-    from evo import cli
+    from evo import cli, mlflow_ui
 
     code = 70
     try:
@@ -74,7 +75,11 @@ def _command(words: list[str], told: Path) -> None:
             os.dup2(file, number)
         sys.argv = ["evo", *words]
         sys.stdout, sys.stderr = (io.TextIOWrapper(os.fdopen(n, "wb"), encoding="utf-8") for n in (1, 2))
-        cli.main()
+        if words[0] == "drain":  # what `evo ui` does before it serves
+            mlflow_ui.drain_all(Path(words[1]))
+            code = 0
+        else:
+            cli.main()
     except SystemExit as end:
         code = int(end.code or 0)
     except BaseException:
@@ -116,8 +121,10 @@ def examine(good: Path, home: Path, wanted: dict[str, list[str]]) -> dict[str, d
         (outside / "home").mkdir(parents=True)
         for file in ("precious.txt", "precious.db", "home/mine.txt"):
             (outside / file).write_text("mine\n")
-        (outside / "secret.csv").write_text("x,y\n" + "\n".join(f"{k},{k % 2}" for k in range(300)))
+        secret = ("x,y\n" + "\n".join(f"{k},{k % 2}" for k in range(300))).encode()
+        (outside / "secret.csv").write_bytes(secret)
         run = Path(shutil.copytree(good, place / "a"))
+        shutil.copy(good.parent / "mlflow.db", place)
         os.chdir(place.parent)
         craft(run, outside)
         before = state_of(outside)
@@ -125,6 +132,9 @@ def examine(good: Path, home: Path, wanted: dict[str, list[str]]) -> dict[str, d
         for command in commands:
             told[command] = look(COMMANDS[command], run, good.parent / "data.npy", home / "told")
             told[command]["touched"] = state_of(outside) != before
+            told[command]["copied"] = any(
+                path.is_file() and path.read_bytes() == secret for path in (place / "mlartifacts").rglob("*")
+            )
             told[command]["html"] = (run / "report" / "report.html").is_file() and MARKUP in (
                 run / "report" / "report.html").read_text()  # fmt: skip
         found[name] = told
@@ -133,7 +143,7 @@ def examine(good: Path, home: Path, wanted: dict[str, list[str]]) -> dict[str, d
     return found
 
 
-def wrong(told: dict[str, Any]) -> str:
+def wrong(name: str, command: str, told: dict[str, Any]) -> str:
     """What is wrong with a command's behaviour; "" if it was refused in one line, or harmless."""
     lines = told["err"].strip().splitlines()
     complaints = [line for line in lines if line.startswith("evo: ")]
@@ -144,6 +154,9 @@ def wrong(told: dict[str, Any]) -> str:
         "several lines": told["code"] == 2 and len(complaints) > 1,
         "Traceback": "Traceback" in told["err"],
         "touched what lies outside": told["touched"],
+        "copied what lies outside": told["copied"],
+        "asks a server": command == "resume" and name.startswith("events to ") and told["code"] != 2,
+        "told in several lines": command == "drain" and len(lines) > 1,
         "markup": told["html"],
         "escape codes": "\x1b" in told["out"] + told["err"] or "\x07" in told["out"] + told["err"],
         f"{told['rise'] >> 10} MB": told["rise"] > LARGEST_RISE,
@@ -162,6 +175,10 @@ def main(folder: Path, share: int) -> None:
         cli,
         ensembles,
         export,
+        mlflow_log,
+        mlflow_queue,
+        mlflow_ui,
+        mlflow_view,
         predictions,
         recorder,
         report,
@@ -171,6 +188,10 @@ def main(folder: Path, share: int) -> None:
     )  # fmt: skip
 
     torch.set_num_threads(1)
+    # An empty store for each folder to be drained into: to make one takes seconds.
+    os.environ.update(MLFLOW_DISABLE_TELEMETRY="true", MLFLOW_LOGGING_LEVEL="WARNING")
+    (folder / "good").mkdir(parents=True)
+    mlflow_log.experiment(mlflow_queue.default_uri(folder / "good"))
     report.PICTURES = {"front": lambda run: None}  # type: ignore[assignment]
     report.png = lambda figure: b"a picture"  # type: ignore[assignment]
     api.grow(config={**SMALL, **SHORT, "device": "cpu", "name": "a", "out": str(folder / "good")})
@@ -187,7 +208,7 @@ def main(folder: Path, share: int) -> None:
     np.save(folder / "good" / "data.npy", np.zeros((3, 64)))
     run_folder.git_revision = lambda: None  # type: ignore[assignment]
     found = examine(good, folder, chosen(share))
-    bad = {name: {c: f"{w}: {t['err'].strip()[-600:]}" for c, t in told.items() if (w := wrong(t))}
+    bad = {name: {c: f"{w}: {t['err'].strip()[-600:]}" for c, t in told.items() if (w := wrong(name, c, t))}
            for name, told in found.items()}  # fmt: skip
     codes = {name: {c: t["code"] for c, t in told.items()} for name, told in found.items()}
     print(json.dumps({"bad": {k: v for k, v in bad.items() if v}, "codes": codes}))

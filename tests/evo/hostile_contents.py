@@ -68,6 +68,27 @@ def _server(run: Path, outside: Path) -> None:
     settle(run, **{"record.mlflow": True, "record.tracking_uri": "http://192.0.2.7:5000"})
 
 
+ELSEWHERE = (
+    "http://evil.com\\@localhost:5000", "http://evil.com\\@127.0.0.1", "http://localhost\\.evil.com/",
+    "http://localhost@evil.com", "http://localhost:5000@evil.com", "http://evil.com@localhost:5000",
+    "http://localhost:pass@evil.com:80/", "http://localhost:5000 @evil.com", " http://localhost:5000",
+    "http://localhost:5000\n", "http://evil.com\t@localhost", "http://local\nhost", "http://localhost\0.evil.com",
+    "http:localhost", "http:/localhost", "http:///localhost", "//localhost", "HTTP://LOCALHOST:5000",
+    "http://LOCALHOST", "http://localhost.", "http://localhost.evil.com", "http://%6cocalhost",
+    "http://evil.com%2f@localhost", "http://evil.com#@localhost", "http://evil.com?@localhost", "http://localhost#@evil.com",
+    "http://localhost?@evil.com", "http://[::1].evil.com", "http://[::1%25eth0]", "http://[::ffff:192.0.2.7]", "http://127.0.0.1.evil.com",
+    "http://localhost:", "http://localhost:5000x", "http://localhost:\u0665", "http://\uff4cocalhost",
+    "http://localhost/a b", "ftp://localhost", "file:///tmp/mine", "databricks", "uc:localhost", "",
+)  # fmt: skip
+"""Addresses that are none of this machine's, or that two parsers may take for different ones."""
+
+for _address in ELSEWHERE[::4]:
+
+    @crafted(f"events to {_address!r}")
+    def _address_elsewhere(run: Path, outside: Path, address: str = _address) -> None:
+        settle(run, **{"record.mlflow": True, "record.tracking_uri": address})
+
+
 @crafted("somebody's database to write the events to")
 def _database(run: Path, outside: Path) -> None:
     settle(run, **{"record.mlflow": True, "record.tracking_uri": f"sqlite:///{outside / 'precious.db'}"})

@@ -215,7 +215,8 @@ def _escapes(run: Path, outside: Path) -> None:
 _LINKS: dict[str, str] = {
     ".lock": "precious.txt", ".mlflow.lock": "precious.txt", "report": "home", "export": "home", "aside": "home",
     "snapshots/n001": "home", "events/n001-000000.parquet": "precious.txt", "report/front.json": "precious.txt",
-    "mlflow.json": "precious.txt",
+    "mlflow.json": "precious.txt", "report/x.txt": "secret.csv", "events/n009-000000.parquet": "nothing.there",
+    "live": "home", "failures": "home", "footprint.json": "precious.txt", "events/.creating": "precious.txt",
 }  # fmt: skip
 for _from, _to in _LINKS.items():
 
