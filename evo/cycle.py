@@ -140,7 +140,7 @@ def _train(
             done = around.train(keep, dataclasses.replace(segment, parts=parts.training))
             return done, held_out_losses(done.network, task.splits["growth"], task.kind, parts.rows)
 
-        (done, held), parts = memory.fitted(life.parts, config.training.batch_size, tried)
+        (done, held), parts = memory.fitted(life.parts, config.training.batch_size // config.training.ranks, tried)
         trained, network, state = done.trained, done.network, done.state
         if parts != life.parts:
             life = dataclasses.replace(life, parts=parts)

@@ -28,8 +28,11 @@ class ShortOfMemoryError(MemoryError):
     """Memory does not suffice for `work`, as it was cut."""
 
     def __init__(self, work: Work) -> None:
-        super().__init__(f"memory does not suffice for {work}")
+        super().__init__(work)  # as it is made again from, where it comes from another process
         self.work = work
+
+    def __str__(self) -> str:
+        return f"memory does not suffice for {self.work}"
 
 
 @dataclass(frozen=True)

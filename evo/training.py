@@ -286,8 +286,9 @@ class Session:
         return loss, [self.layout.flat(name, grad) for name, grad in zip(names, grads, strict=True)]
 
     def _added_up(self, order: Tensor, quantised: bool) -> tuple[Tensor, list[Tensor]]:
-        """The same, part by part."""
-        pieces = [piece for piece in order.tensor_split(self.parts) if len(piece)]
+        """The same, part by part: in as many on every rank, whatever its share, as each batch norm is an exchange."""
+        size = 1 if self.ranks is None else self.ranks.size
+        pieces = order.tensor_split(min(self.parts, self.whole // size))
         loss, parts = self._gradients(pieces[0], quantised)
         loss = loss.detach()
         for piece in pieces[1:]:

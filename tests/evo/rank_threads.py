@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from evo.ranks import Meeting, Ranks
+from evo.ranks import Meeting, RankLostError, Ranks
 from evo.resolution import at_scale
 from evo.segments import Segment, Segmented, train
 from evo.task import Task
@@ -48,7 +48,8 @@ class Threads:
     def train(self, parent: Body, segment: Segment) -> Segmented:
         data = at_scale(self.task, segment.scale).splits["train"]
         found = together(self.ranks, lambda ranks: train(data, self.task.kind, parent, segment, ranks))
-        for one in found:
+        # The error that the others lost a rank by, if there is one: as `RankPool` does.
+        for one in sorted(found, key=lambda one: isinstance(one, RankLostError)):
             if isinstance(one, Exception):
                 raise one
         first = found[0]

@@ -69,6 +69,11 @@ def test_what_tells_of_too_little_memory() -> None:
         raise RuntimeError("shapes do not match")
 
 
+def test_a_rank_in_another_process_tells_what_it_was_short_for() -> None:
+    short = copy.copy(ShortOfMemoryError("looking"))  # made again from its arguments, as by whoever sends it
+    assert (short.work, str(short)) == ("looking", "memory does not suffice for looking")
+
+
 def test_parts_double_until_it_fits_or_is_a_single_sample() -> None:
     tried: list[Parts] = []
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +23,16 @@ from torch import Tensor
 from evo.batches import batch_orders, cosine_rates
 from evo.config import Config, ConfigError, TrainingConfig
 from evo.ranks import Meeting, RankLostError, Ranks, RanksDifferError
-from evo.segments import Segment, digests, train
+from evo.segments import Segment, Segmented, digests, train
 from evo.settings import build
 from evo.surroundings import Surroundings
+from evo.task import Split
 from evo.training import Moment, Session, Trained
-from evo.trials import pack
+from evo.trials import Body, pack
+from search_spaces.families import Mlp
 from search_spaces.network import active
 from search_spaces.randomness import keyed
+from tournaments.objective import Kind
 
 STEPS, BATCH, MARGIN = 24, 17, 10.0
 QUANTISED = CONFIG.model_copy(update={"quantise_every": 3})
@@ -90,6 +94,22 @@ def test_the_first_gradient_is_that_of_the_whole_batch() -> None:
             assert isinstance(one, Trained)
             assert one.norms[0] == pytest.approx(trained.norms[0], rel=2 * BATCH * 2**-24)
             assert one.losses[0] == pytest.approx(trained.losses[0], rel=2 * BATCH * 2**-24)
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_batch_norms_in_fine_parts_exchange_as_often_on_every_rank(size: int) -> None:
+    """A batch of 64 on three ranks, 21, 21 and 22 samples each: in 32 parts one share would have a part more."""
+
+    def work(ranks: Ranks) -> tuple[list[float], dict[str, str]]:
+        network, state = grown_of("convnet")
+        made = Session(network, state, split_of("convnet"), "classification", CONFIG, ranks=ranks, parts=32)
+        trained = made.run(batch_orders(80, 4, 64, keyed("test", "fine")), cosine_rates(CONFIG, 0, 4, 100))
+        return trained.losses.tolist(), digests(pack(network, made.close()))
+
+    found = together(size, work)
+    assert not any(isinstance(one, Exception) for one in found), found
+    assert all(one == found[0] for one in found), "ranks hold other bits"
+    assert np.isfinite(found[0][0]).all()
 
 
 def test_averages_and_velocities_are_those_of_the_whole_network() -> None:
@@ -244,6 +264,41 @@ def test_a_life_on_ranks_decides_what_a_life_on_one_decides(tmp_path: Path) -> N
     rounding = distance(bodies["two"].weights, bodies["three"].weights)
     assert 0 < rounding < 1e-3
     assert 0 < distance(bodies["one"].weights, bodies["two"].weights) <= MARGIN * rounding
+
+
+@pytest.mark.parametrize("short", [0, 1])
+def test_memory_that_runs_out_on_one_rank_has_all_of_them_take_smaller_parts(
+    short: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever rank it is, the life goes on in the same parts, to the same bits as if both had been short of it."""
+    config, task = made(**{"training.ranks": 2})
+    least = threading.local()
+    plain = Mlp.forward
+
+    def forward(self: Mlp, x: Tensor, *more: object) -> Tensor:
+        if self.training and len(x) > getattr(least, "rows", 1000):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, x, *more)
+
+    def limited(ranks: frozenset[int]) -> Callable[..., Segmented]:
+        def run(data: Split, kind: Kind, parent: Body, segment: Segment, of: Ranks) -> Segmented:
+            least.rows = 10 if of.rank in ranks else 1000
+            try:
+                return train(data, kind, parent, segment, of)
+            finally:
+                least.rows = 1000
+
+        return run
+
+    monkeypatch.setattr(Mlp, "forward", forward)
+    for name, who in (("one", frozenset({short})), ("both", frozenset({0, 1}))):
+        monkeypatch.setattr("rank_threads.train", limited(who))
+        grower = live(config, task, tmp_path / name, Threads(task, 2))
+        assert grower.life.parts.training == 4
+        assert grower.life.reason == "lived its whole life"
+    assert same(tmp_path / "one", tmp_path / "both") == []
+    told = stable(tmp_path / "one").query("measure == 'parts of a batch'")
+    assert list(told["reason"].str.split(":").str[0]) == ["memory did not suffice for training"]
 
 
 # --- what cannot be
