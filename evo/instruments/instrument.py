@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from evo import plugins, run_folder
+from evo import foreign, plugins, run_folder
 from evo.config import Config, ConfigError
 from evo.front import write_atomically
 from evo.instruments import jobs
@@ -173,7 +173,9 @@ def _folder(request: Request, task: Task) -> Path:
 
 def _record(folder: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        # Jobs would be written into it: through a link they would be written elsewhere.
+        foreign.check(folder)
+        found = foreign.read_json(folder / RECORD)
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None

@@ -211,6 +211,35 @@ def test_a_damaged_run_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureF
     assert "bad: left out" in caplog.text
 
 
+def test_what_somebody_made_to_do_harm_is_passed_over_in_a_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Links that would have had it write, copy and look elsewhere, a lock that is none, and texts that are none."""
+    runs, outside = tmp_path / "runs", tmp_path / "outside"
+    (outside).mkdir()
+    (outside / "precious").write_text("mine")
+    good = fake_run.search(runs / "good", networks=2)
+    for name in (".mlflow.lock", "report/x.txt", "events/n009-000000.parquet", "live"):
+        run = fake_run.search(runs / f"a-{name.rpartition('/')[2]}", networks=2)
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).symlink_to(outside / ("nothing" if "events" in name else "precious"))
+    (fake_run.search(runs / "b-lock", networks=2) / ".mlflow.lock").mkdir()
+    bad = {"c-quote": {"name": "it's \x1b[2J"}, "d-config": {"config": 5}, "e-created": {"created": {"a": "'"}}}
+    for name, said in bad.items():
+        run = fake_run.search(runs / name, networks=2)
+        (run / "run.json").write_text(json.dumps({**json.loads((run / "run.json").read_text()), **said}))
+    (fake_run.search(runs / "f-list", networks=2) / "run.json").write_text("[]")
+    assert mlflow_ui.drain_all(runs) == len(read_events(good))
+    told = [record.getMessage() for record in caplog.records if record.name == "evo.mlflow"]
+    assert [line.partition(":")[0] for line in told] == sorted(
+        path.name for path in runs.iterdir() if path.name[1] == "-"
+    )
+    assert all(line.isprintable() and ": left out, " in line for line in told), told
+    assert {path.name: path.read_text() for path in outside.iterdir()} == {"precious": "mine"}
+    copied = [path.name for path in (runs / "mlartifacts").rglob("*") if path.is_file()]
+    assert "x.txt" not in copied
+
+
 def test_closing_ends_the_server_and_its_workers(page: mlflow_ui.Page) -> None:
     page.close()
     page.close()

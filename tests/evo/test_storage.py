@@ -168,6 +168,37 @@ def test_where_there_are_no_hard_links_one_wins_too(
     test_of_racing_threads_one_wins(str(tmp_path))
 
 
+def test_a_lock_is_taken_on_a_plain_file_that_stays_as_it_is(tmp_path: Path) -> None:
+    (precious := tmp_path / "precious").write_text("mine")
+    (tmp_path / "link").symlink_to(precious)
+    (tmp_path / "dangling").symlink_to(tmp_path / "made")
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("link", "dangling", "folder", "pipe"):
+        with pytest.raises(OSError, match=name):
+            storage.lock_file(tmp_path / name)
+    for _ in range(2):
+        with storage.lock_file(tmp_path / "new"), storage.lock_file(precious):
+            pass
+    assert precious.read_text() == "mine"
+    assert not (tmp_path / "made").exists()
+
+
+def test_where_there_are_no_hard_links_the_lock_follows_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError(1, "no hard links here")
+
+    monkeypatch.setattr(os, "link", refused)
+    (precious := tmp_path / "precious").write_text("mine")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".creating").symlink_to(precious)
+    with pytest.raises(OSError, match="creating"):
+        storage.create_file(tmp_path / "run" / "a", b"x")
+    assert precious.read_text() == "mine"
+
+
 def test_an_answer_lost_by_a_network_file_system_is_no_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
