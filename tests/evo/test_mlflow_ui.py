@@ -216,7 +216,7 @@ def test_what_somebody_made_to_do_harm_is_passed_over_in_a_line(
 ) -> None:
     """Links that would have had it write, copy and look elsewhere, a lock that is none, and texts that are none."""
     runs, outside = tmp_path / "runs", tmp_path / "outside"
-    (outside).mkdir()
+    outside.mkdir()
     (outside / "precious").write_text("mine")
     good = fake_run.search(runs / "good", networks=2)
     for name in (".mlflow.lock", "report/x.txt", "events/n009-000000.parquet", "live"):
@@ -231,9 +231,8 @@ def test_what_somebody_made_to_do_harm_is_passed_over_in_a_line(
     (fake_run.search(runs / "f-list", networks=2) / "run.json").write_text("[]")
     assert mlflow_ui.drain_all(runs) == len(read_events(good))
     told = [record.getMessage() for record in caplog.records if record.name == "evo.mlflow"]
-    assert [line.partition(":")[0] for line in told] == sorted(
-        path.name for path in runs.iterdir() if path.name[1] == "-"
-    )
+    made = sorted(path.name for path in runs.iterdir() if path.name[1] == "-")
+    assert [line.partition(":")[0] for line in told] == made
     assert all(line.isprintable() and ": left out, " in line for line in told), told
     assert {path.name: path.read_text() for path in outside.iterdir()} == {"precious": "mine"}
     copied = [path.name for path in (runs / "mlartifacts").rglob("*") if path.is_file()]

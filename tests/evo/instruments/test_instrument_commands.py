@@ -219,6 +219,14 @@ def test_a_name_that_is_taken_by_other_settings_is_refused(evo: Evo) -> None:
     assert "holds something else, or the same under other settings; write another --name" in err
     assert evo(*[word for word in words if word not in ("--name", "mine")])[0] == 0
     assert lives("runs/ladder-digits") == 3
+    # What is asked for, but made by somebody who would have the jobs written elsewhere.
+    Path("precious").write_text("")
+    Path("runs/mine/jobs.jsonl").unlink()
+    Path("runs/mine/jobs.jsonl").symlink_to(Path("precious").absolute())
+    code, _, err = evo(*words)
+    assert code == 2
+    assert "holds something else" in err
+    assert Path("precious").read_text() == ""
 
 
 def test_ctrl_c_keeps_every_finished_job_and_the_same_command_goes_on(tmp_path: Path) -> None:
