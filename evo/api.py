@@ -296,7 +296,8 @@ def _cautions(run: Run) -> Iterator[str]:
     if run.test is not None and not run.finished:
         yield "the test set was read when this run first ended; what joins the front now has no test figures"
     now = {**run_folder.versions(), "processor": run_folder.processor()}
-    then = {**(run.info.get("versions") or {}), "processor": run.info.get("processor")}
+    told = run.info.get("versions")
+    then = {**(told if isinstance(told, dict) else {}), "processor": run.info.get("processor")}
     for name in ("torch", "numpy", "scipy", "processor"):
         if then.get(name) not in (None, now.get(name)):
             yield f"begun with {name} {then[name]}, goes on with {now.get(name)}: results may differ in the last bits"

@@ -1,8 +1,8 @@
 """What goes wrong, said in one line on standard error, with an exit code that scripts can rely on.
 
-2: a mistake in what was asked for. 75: what may succeed later as it was asked for (`evo.transient`): a full disk, a
-store or cluster that is away, a run that another process is at work on. 130 (143): stopped by Ctrl-C (by SIGTERM).
-1: a fault of ours. MERISTEM_TRACEBACK=1 also shows where an error came from.
+2: a mistake in what was asked for, or more than memory holds. 75: what may succeed later as it was asked for
+(`evo.transient`): a full disk, a store or cluster that is away, a run that another process is at work on. 130 (143):
+stopped by Ctrl-C (by SIGTERM). 1: a fault of ours. MERISTEM_TRACEBACK=1 also shows where an error came from.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
             message = f"a fault of evo's own, {type(err).__name__}: {message}"
             complain("; ".join([message, "MERISTEM_TRACEBACK=1 shows where", *_notes(err)]))
             raise typer.Exit(1) from err
+        except MemoryError as err:
+            told = f"memory does not suffice ({err})" if str(err) else "memory does not suffice"
+            cure = "ask for less: a shorter life, smaller batches or networks, fewer samples"
+            raise typer.Exit(complain("; ".join([told, cure, *_notes(err)]))) from err
         except KeyboardInterrupt as stopped:
             print(f"evo: {'; '.join([str(stopped) or 'stopped at once', *_notes(stopped)])}", file=sys.stderr)
             raise typer.Exit(INTERRUPTED + getattr(stopped, "signum", 2)) from None

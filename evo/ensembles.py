@@ -102,7 +102,7 @@ def ensemble(
         raise EnsembleError(f"greedy: expected 1 member or more, got {greedy}; write 5, say")
     task = task or run.load_task()
     held = task.splits["validation"]
-    loaded = _Loaded(run, task.kind)
+    loaded = _Loaded(run, task)
     how = f"at most {greedy} chosen greedily on validation data"
     if members is not None:
         names, how = [_name(run, text) for text in dict.fromkeys(members)], "as named"
@@ -156,7 +156,7 @@ class _Loaded:
     """A run's snapshots and what they say, each read and asked once."""
 
     run: Run
-    kind: Kind
+    task: Task
     networks: dict[Name, Network] = field(default_factory=dict)
     said: dict[tuple[Name, int], NDArray[np.float64]] = field(default_factory=dict)
 
@@ -170,7 +170,14 @@ class _Loaded:
                     f"members: the snapshot {'/'.join(name)} was not kept; write one that lies in "
                     f"{self.run.folder}/snapshots, or run with record.keep all"
                 )
-            self.networks[name] = checkpoint.load(self.folder(name)).network
+            network = checkpoint.load(self.folder(name)).network
+            fits = (math.prod(network.input_shape()), network.axis_sizes()["output"])
+            if fits != (math.prod(self.task.shape), self.task.outputs):
+                raise EnsembleError(
+                    f"members: {'/'.join(name)} has {fits[0]} inputs and {fits[1]} outputs, but {self.task.name} "
+                    f"{math.prod(self.task.shape)} and {self.task.outputs}; restore the data that the run learned from"
+                )
+            self.networks[name] = network
         return self.networks[name]
 
     @torch.no_grad()
@@ -179,7 +186,7 @@ class _Loaded:
         key = (name, id(split))
         if key not in self.said:
             network = self.network(name).to(split.x.device)
-            self.said[key] = answers(predict(network, split.x), self.kind).cpu().numpy()
+            self.said[key] = answers(predict(network, split.x), self.task.kind).cpu().numpy()
         return self.said[key]
 
 

@@ -21,6 +21,9 @@ from evo.run import Run
 SILENT = 30.0
 """Seconds without a sign of life after which a process is called silent, at least; else six of its intervals."""
 
+MOST = 1_000_000
+"""Networks or cycles that are counted through."""
+
 RECENT = 5
 """Cycles over which the time of one is averaged."""
 
@@ -177,14 +180,15 @@ class Watcher:
         self._failures |= live.failures(place, frozenset(self._failures))
         ages = {name: self._age(name, beat) for name, beat in beats.items()}
         driver = beats.get(live.DRIVER, {})
-        wanted = int(run.setting("search", "networks") or 1) if run.info["kind"] == "search" else 1
-        planned = int(driver.get("cycles") or (run.setting("growth", "cycles") or 0) + 1)
+        wanted = _count(run.setting("search", "networks"), 1) if run.info["kind"] == "search" else 1
+        planned = int(driver.get("cycles") or _count(run.setting("growth", "cycles"), 0) + 1)
         names = sorted({name_of(i) for i in range(wanted)} | set(self._known))
         found = tuple(self._network(name, beats.get(name), ages.get(name), planned) for name in names)
         state, said = self._state(found, driver, ages.get(live.DRIVER))
         left, left_said = time_left(found, state, driver, self._wall())
         return Status(
-            run=place, name=run.name, kind=str(run.info["kind"]), task=str(run.info.get("task", "")),
+            run=place, name=live.printable(run.name), kind=str(run.info["kind"]),
+            task=live.printable(str(run.info.get("task", ""))),
             seed=int(run.info.get("seed") or 0), state=state, said=said, networks=found, wanted=wanted,
             hosts=_hosts(beats, ages), failures=self._told_failures(), left=left, left_said=left_said,
             time=self._wall(),
@@ -208,7 +212,7 @@ class Watcher:
             return NetworkState(name, "waiting", cycles=planned)
         known = known or _Known()
         figures: dict[str, Any] = {
-            "network": name, "generation": known.generation, "cycle": known.cycle, "cycles": planned,
+            "network": live.printable(name), "generation": known.generation, "cycle": known.cycle, "cycles": planned,
             "information": known.information, "accuracy": known.accuracy, "r2": known.r2,
             "parameters": known.parameters, "action": known.action,
             "cycle_seconds": statistics.fmean(known.seconds) if known.seconds else None,
@@ -318,6 +322,11 @@ def _hosts(beats: Mapping[str, Mapping[str, Any]], ages: Mapping[str, float]) ->
             )
         )  # fmt: skip
     return tuple(found)
+
+
+def _count(value: Any, otherwise: int) -> int:
+    """A number of run.json as far as it is one that a run can have."""
+    return value if isinstance(value, int) and 0 < value <= MOST else otherwise
 
 
 def _plain(value: Any) -> float | None:

@@ -143,6 +143,13 @@ for _key, _value in {"workers": 10**9, "training.steps": 10**18, "network.hidden
         settle(run, **{key: value})
 
 
+@crafted("a search of 10^12 networks, of which one is named in escape codes")
+def _search(run: Path, outside: Path) -> None:
+    settle(run, **{"/kind": "search", "search.networks": 10**12, "growth.cycles": "x"})
+    (run / "live").mkdir(exist_ok=True)
+    (run / "live" / f"{ESCAPE}.json").write_text(json.dumps({"time": 1.0, "beat": 1, "phase": ESCAPE}))
+
+
 # --- safetensors and blueprints
 
 

@@ -198,6 +198,8 @@ def test_a_resumed_run_says_what_is_different_now(fake: type[FakeGrower]) -> Non
     assert len(notes) == 2
     assert "no test figures" in notes[0]
     assert notes[1].startswith("begun with torch 1.0, goes on with ")
+    page.write_text(json.dumps({**run.info, "versions": [1]}))
+    evo.resume("a", progress=told.append)  # says no versions, and goes on
 
 
 @pytest.mark.parametrize("config", [None, "x", {"zzz": 1}])

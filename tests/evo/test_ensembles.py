@@ -167,6 +167,12 @@ def test_what_cannot_be_is_told(run: Run, asked: dict[str, Any], told: str) -> N
         run.ensemble(**asked)
 
 
+def test_data_of_another_shape_are_told_before_anything_is_asked_of_them(run: Run) -> None:
+    other = from_arrays((np.zeros((60, 3), np.float32), np.arange(60) % 2), None, build({}))
+    with pytest.raises(EnsembleError, match=r"has 64 inputs and 10 outputs, but .* 3 and 2; restore the data"):
+        run.ensemble(["n000/000004"], task=other)
+
+
 def test_a_snapshot_that_was_not_kept_is_told(run: Run, tmp_path: Path) -> None:
     home = run.folder / "snapshots" / "n001" / "000004"
     home.rename(tmp_path / "away")

@@ -218,6 +218,16 @@ def test_signs_that_say_little_or_nonsense_do_no_harm(running: Path, told: str) 
     assert all("\x1b" not in line for line in status_screen.lines(found))
 
 
+def test_what_run_json_says_is_shown_without_commands_and_counted_within_reason(running: Path) -> None:
+    info = json.loads((running / "run.json").read_text())
+    info["name"] = info["task"] = "\x1b[2J"
+    info["config"]["search"]["networks"], info["config"]["growth"] = 10**12, {"cycles": "x"}
+    (running / "run.json").write_text(json.dumps(info))
+    found = look(running)
+    assert found.wanted == 1
+    assert all("\x1b" not in line for line in [*status_screen.lines(found), found.name])
+
+
 def test_a_second_look_reads_only_what_is_new(running: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     watcher = Watcher(Run.open(running), wall=lambda: NOW)
     watcher.look()
