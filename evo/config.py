@@ -345,6 +345,16 @@ class Config(Section):
     search: SearchConfig = Field(default=SearchConfig(), description="the population (`evo search` only)")
     record: RecordConfig = Field(default=RecordConfig(), description="what is kept beside the events")
 
+    @field_validator("out")
+    @classmethod
+    def _no_torn_address(cls, out: str) -> str:
+        scheme, colon, rest = out.partition(":/")
+        if colon and not rest.startswith("/") and scheme.isalnum():
+            raise ValueError(
+                f"out: expected a folder, or an address with two slashes, got {out!r}; write {scheme}://{rest}"
+            )
+        return out
+
     @model_validator(mode="after")
     def _ranks_fit(self) -> Config:
         ranks, batch = self.training.ranks, self.training.batch_size

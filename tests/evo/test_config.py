@@ -158,3 +158,10 @@ def test_a_seed_whose_shape_is_given_is_not_searched_for() -> None:
     assert settings_of(Config(network=NetworkConfig(hidden=(5,)))) == {"network": {"hidden": (5,)}}
     with pytest.raises(ConfigError, match=r"^search: expected a section"):
         build({"network.hidden": [8], "search": 3})
+
+
+def test_an_address_that_lost_a_slash_is_no_folder() -> None:
+    with pytest.raises(ConfigError, match=r"out: expected a folder, or .*, got 's3:/b/runs'; write s3://b/runs"):
+        build({"out": "s3:/b/runs"})
+    assert build({"out": "s3://b/runs"}).out == "s3://b/runs"
+    assert build({"out": "/a/b:c/runs"}).out == "/a/b:c/runs"
