@@ -178,15 +178,18 @@ def _checked(kind: str, task: Any, config: Settings, settings: Mapping[str, Any]
 
 
 def foresee(
-    kind: str, task: Any = None, *, config: Settings = None, progress: Progress | None = None, **settings: Any
-) -> dict[str, Any]:
+    kind: str, task: Any = None, *, config: Settings = None,
+    start_from: Run | str | os.PathLike[str] | None = None, progress: Progress | None = None, **settings: Any,
+) -> dict[str, Any]:  # fmt: skip
     """What `grow` or `search` (kind) would claim, where, and for how long, with the same arguments.
 
     Nothing is started but what measures, and no folder is made. Raises ConfigError as they would.
     """
     from evo import dry_run
+    from evo.task import fingerprint
 
-    checked, loaded = _checked(kind, task, config, settings)
+    checked, loaded = _checked(kind, task, config, _from(start_from, settings))
+    checked, _ = origins.settled(checked, loaded, fingerprint(loaded))
     with _joined(kind, checked, progress or silent), drive.one_thread():
         return dry_run.plan(kind, checked, loaded)
 

@@ -101,7 +101,10 @@ class Bucket:
         if _final(error):
             cure = "create the bucket, or give the credentials that may use it"
             return StorageError(f"{bare}: the store cannot be used ({told}); {cure}")
-        cure = f"it was tried for {PATIENCE:g} s; nothing that was committed is lost: see to it and resume the run"
+        cure = (
+            f"it was tried for {PATIENCE:g} s; nothing that was committed is lost: see to it and try again, a run by "
+            "`evo resume RUN`"
+        )
         return StoreAwayError(f"{bare}: the store cannot be used ({told}); {cure}")
 
     @property

@@ -88,7 +88,7 @@ def grow(
     from evo import api
 
     if dry_run:
-        cli_dry_run.show("grow", wanted, as_json)
+        cli_dry_run.show("grow", wanted, start, as_json)
         return
     _carry_out(functools.partial(api.grow, config=wanted, start_from=start), as_json)
 
@@ -108,7 +108,7 @@ def search(
     from evo import api
 
     if dry_run:
-        cli_dry_run.show("search", wanted, as_json)
+        cli_dry_run.show("search", wanted, start, as_json)
         return
     _carry_out(functools.partial(api.search, config=wanted, start_from=start), as_json)
 

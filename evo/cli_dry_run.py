@@ -9,8 +9,8 @@ from typing import Any
 from evo.output import print_json, quiet_stdout
 
 
-def show(kind: str, wanted: Any, as_json: bool) -> None:
-    """Prints the plan, as text or as one JSON object. Raises ConfigError where it does not fit."""
+def show(kind: str, wanted: Any, start: str | None, as_json: bool) -> None:
+    """Prints the plan, as text or as one JSON object. Raises ConfigError where it does not fit or start."""
     from evo import api, dry_run
 
     def note(update: Any) -> None:
@@ -18,7 +18,7 @@ def show(kind: str, wanted: Any, as_json: bool) -> None:
             print(f"evo: {update['text']}", file=sys.stderr)
 
     with quiet_stdout() if as_json else contextlib.nullcontext():
-        found = api.foresee(kind, config=wanted, progress=note)
+        found = api.foresee(kind, config=wanted, start_from=start, progress=note)
     if as_json:
         print_json(found)
     else:

@@ -149,14 +149,17 @@ def run(
     """Run what waits, by priority and then by age; Ctrl-C stops the jobs at their next snapshots."""
     if at_once < 1:
         raise ValueError(f"--at-once: expected 1 or more, got {at_once}; write --at-once 1")
-    if lease < 5:
-        raise ValueError(f"--lease: expected 5 seconds or more, got {lease:g}; write --lease 120")
+    if not 5 <= lease <= 86_400:
+        raise ValueError(f"--lease: expected 5 to 86400 seconds, got {lease:g}; write --lease 120")
     from evo.job_queue import Queue
     from evo.queue_runner import Runner
     from evo.stopping import Stop
 
+    known = Queue(queue)
+    if until_empty and not known.standings() and not known.damaged:
+        _say(f"no job in {queue}; `evo queue add search digits --queue {queue}` adds one")
     with Stop(lambda: _say("stopping at the next safe points ...")) as stop:
-        Runner(Queue(queue), at_once, _say, lease).run(until_empty, stop)
+        Runner(known, at_once, _say, lease).run(until_empty, stop)
 
 
 def _say(line: str) -> None:

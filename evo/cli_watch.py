@@ -37,8 +37,8 @@ def status(run: RunName, out: Out = "runs", as_json: Json = False) -> None:
 @plainly
 def watch(run: RunName, out: Out = "runs", interval: Interval = 2.0) -> None:
     """Follow a run until it has finished; Ctrl-C ends the watching, never the run."""
-    if interval < 1:
-        raise ValueError(f"--interval: expected 1 second or more, got {interval:g}; write --interval 2")
+    if not 1 <= interval <= 86_400:
+        raise ValueError(f"--interval: expected 1 to 86400 seconds, got {interval:g}; write --interval 2")
     watcher = _watcher(run, out)
     try:
         if sys.stdout.isatty():

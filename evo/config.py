@@ -345,6 +345,13 @@ class Config(Section):
     search: SearchConfig = Field(default=SearchConfig(), description="the population (`evo search` only)")
     record: RecordConfig = Field(default=RecordConfig(), description="what is kept beside the events")
 
+    @field_validator("address")
+    @classmethod
+    def _a_port(cls, address: str | None) -> str | None:
+        if address not in (None, "auto") and not 1 <= int(address.rpartition(":")[2]) <= 65_535:
+            raise ValueError(f"address: expected a port of 1 to 65535, got {address!r}; write for example HOST:6379")
+        return address
+
     @field_validator("out")
     @classmethod
     def _no_torn_address(cls, out: str) -> str:

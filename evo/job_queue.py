@@ -21,11 +21,12 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from evo import faults, machine
 from evo.config import ConfigError
-from evo.storage import StorageError, Store, below, open_store
+from evo.storage import StorageError, Store, below, is_remote, open_store
 
 FINAL = ("done", "failed", "cancelled")
 LEASE = 120.0
@@ -134,6 +135,10 @@ class Queue:
 
     def __init__(self, uri: str | os.PathLike[str]) -> None:
         self.store: Store = open_store(uri)
+        if not is_remote(uri) and Path(self.store.uri).exists() and not Path(self.store.uri).is_dir():
+            raise ConfigError(
+                f"--queue: expected a folder or an address, got the file {str(uri)!r}; write --queue runs/queue"
+            )
         # What never changes is read once.
         self._fixed: dict[str, bytes] = {}
         self.damaged: dict[str, str] = {}

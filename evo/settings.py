@@ -149,12 +149,16 @@ def _wrong(path: str, field: FieldInfo, value: Any) -> str:
         return f"{path}: expected a section of settings, got {_short(value)}; write for example {path}.{some}"
     return (
         f"{path}: expected {_expected(field.annotation, field.metadata)}, got {_short(value)}; "
-        f"write for example {path}: {_scalar(field.default)}"
+        f"write for example {path}: {_EXAMPLES.get(path) or _scalar(field.default)}"
     )
 
 
 _PATTERNS = {"^(auto|cpu": "auto, cpu, cuda or cuda:N", "^(auto|(ray": "auto, HOST:PORT or ray://HOST:PORT"}
 """In words, what a pattern that begins so takes."""
+
+
+_EXAMPLES = {"address": "ray://HOST:10001"}
+"""Of what is empty by default, and must have a certain form where it is not."""
 
 
 def _expected(kind: Any, bounds: Any = (), many: bool = False) -> str:

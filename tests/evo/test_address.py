@@ -114,3 +114,10 @@ def test_growing_one_network_on_a_cluster_takes_workers() -> None:
         api._joined("grow", build({"address": "auto"}), silent),
     ):
         pytest.fail("joined")  # pragma: no cover
+
+
+def test_a_port_that_cannot_be_is_refused_with_a_form_that_can() -> None:
+    with pytest.raises(ConfigError, match=r"address: expected a port of 1 to 65535, got '127.0.0.1:99999'; write"):
+        build({"address": "127.0.0.1:99999"})
+    with pytest.raises(ConfigError, match=r"; write for example address: ray://HOST:10001"):
+        build({"address": "foo"})

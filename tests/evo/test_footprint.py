@@ -86,6 +86,8 @@ def test_a_dry_run_tells_the_plan_and_makes_nothing(tmp_path: Path, monkeypatch:
     assert not list(tmp_path.iterdir())
     alone = api.foresee("grow", "digits", **{"data.limit": 300, "device": "cpu", "budget": 2.0})
     assert (alone["bundles"], alone["networks"], alone["seconds"]) == ([], 1, [2.0, 2.0])
+    with pytest.raises(ConfigError, match=r"there is no run 'nowhere'"):
+        api.foresee("grow", "digits", start_from="nowhere", device="cpu")
     # At once, without a measurement.
     monkeypatch.setattr(footprint, "measured", lambda *_: pytest.fail("measured"))
     with pytest.raises(ConfigError, match=r"search.at_once: expected at most 3"):

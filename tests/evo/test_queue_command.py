@@ -67,6 +67,8 @@ def test_jobs_are_added_listed_and_cancelled(evo: Evo, tmp_path: Path) -> None:
         (["add", "grow", "--name", "taken"], "name: expected one that is free"),
         (["cancel", "j0001", "j0009"], "job: there is no 'j0009'"),
         (["run", "--at-once", "0"], "--at-once: expected 1 or more"),
+        (["run", "--lease", "nan"], "--lease: expected 5 to 86400 seconds, got nan"),
+        (["list", "--queue", "runs/queue/jobs/j0001.json"], "--queue: expected a folder or an address, got the file"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_and_changes_nothing(evo: Evo, tmp_path: Path, words: list[str], said: str) -> None:

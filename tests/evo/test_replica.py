@@ -143,7 +143,7 @@ def test_a_store_that_is_gone_for_a_while_costs_time_alone(
             timer.join()
             monkeypatch.setattr(buckets, "PATIENCE", 0.5)
             server.stop()
-            with pytest.raises(StorageError, match="resume the run"):
+            with pytest.raises(StorageError, match="evo resume RUN"):
                 grower.advance()
             server.start()
         with replica.temporary(uri) as folder:

@@ -287,5 +287,6 @@ def test_watch_tells_what_changed_until_the_run_is_over(
     assert [line.split()[1] for line in told if line.startswith("n000")] == ["g0", "g0"]
     assert "1/4" in told[2]
     assert told[-1].startswith("n000 g0 3/3")
-    code, _, err = evo("watch", str(folder), "--interval", "0.1")
-    assert (code, "--interval: expected 1 second or more" in err) == (2, True)
+    for wrong in ("0.1", "inf", "nan"):
+        code, _, err = evo("watch", str(folder), "--interval", wrong)
+        assert (code, f"--interval: expected 1 to 86400 seconds, got {wrong}" in err) == (2, True)

@@ -234,7 +234,7 @@ def test_a_store_that_is_gone_is_one_error_after_some_patience(monkeypatch: pyte
         ]  # fmt: skip
         for call in calls:
             begun = time.monotonic()
-            with pytest.raises(StoreAwayError, match=r"s3://bucket-\w+/runs: .*resume the run") as told:
+            with pytest.raises(StoreAwayError, match=r"s3://bucket-\w+/runs: .*`evo resume RUN`") as told:
                 call()
             assert time.monotonic() - begun < 10
             assert "\n" not in str(told.value)
