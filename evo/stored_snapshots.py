@@ -147,9 +147,9 @@ def tidy(folder: Path, stay: Collection[tuple[str, str]]) -> None:
             kept.add(name)
             if name not in stored or (path.name == HEAD and found.store.read(name) != path.read_bytes()):
                 found.store.replace(name, path.read_bytes())
-    known = networks(folder)
+    known = {*networks(folder), *(network for network, _ in stay)}
     for name in stored:
-        if name not in kept and (name.split("/")[1] in known or any(name.split("/")[1] == n for n, _ in stay)):
+        if name not in kept and name.split("/")[1] in known:
             found.store.remove(name)
 
 

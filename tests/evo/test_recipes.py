@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import yaml
+from commands import Evo
 from optuna.trial import FixedTrial
 
 import evo
-from evo import cli, recipes
+from evo import recipes
 from evo.config import Config, ConfigError
 from evo.options import settings
 from evo.population import Ground
@@ -95,32 +94,19 @@ def test_an_unknown_recipe_is_told_with_the_nearest_name() -> None:
 # --- the command
 
 
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def run(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["evo", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        out, err = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, out, err
-
-    return run
-
-
-def test_the_command_lists_prints_and_complains(command: Callable[..., tuple[int, str, str]]) -> None:
-    code, out, _ = command("recipes")
+def test_the_command_lists_prints_and_complains(evo: Evo) -> None:
+    code, out, _ = evo("recipes")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == list(NAMES)
     assert all(recipes.summary(line.split()[0]) in line for line in out.splitlines())
-    code, out, _ = command("recipes", "parity-xor")
+    code, out, _ = evo("recipes", "parity-xor")
     assert (code, out) == (0, recipes.text("parity-xor"))
     assert build(yaml.safe_load(out)) == build(recipes.read("parity-xor"))
-    assert [row["name"] for row in json.loads(command("recipes", "--json")[1])["recipes"]] == list(NAMES)
-    assert json.loads(command("recipes", "parity-xor", "--json")[1])["settings"]["task"] == "parity:8"
-    code, out, err = command("recipes", "parity-xr")
+    assert [row["name"] for row in json.loads(evo("recipes", "--json")[1])["recipes"]] == list(NAMES)
+    assert json.loads(evo("recipes", "parity-xor", "--json")[1])["settings"]["task"] == "parity:8"
+    code, out, err = evo("recipes", "parity-xr")
     assert (code, out, err) == (2, "", "evo: --recipe: there is no recipe 'parity-xr'; write parity-xor\n")
-    code, out, err = command("grow", "digits", "--recipe", "turnament")
+    code, out, err = evo("grow", "digits", "--recipe", "turnament")
     assert (code, out, err) == (2, "", "evo: --recipe: there is no recipe 'turnament'; write tournament\n")
 
 

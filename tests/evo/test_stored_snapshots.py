@@ -89,12 +89,18 @@ def rows(*cycles: int, **more: Any) -> list[list[dict[str, Any]]]:
     return [[row("snapshot", cycle=i, step=i, snapshot=f"{i:06d}", stored=f"{i:016x}", **more)] for i in cycles]
 
 
-def test_a_removed_commit_that_was_lived_again_is_fetched_again(tmp_path: Path) -> None:
+def three_commits(tmp_path: Path) -> list[Path]:
+    """Made on one machine, and fetched by another."""
     a, b = machines(tmp_path, "a", "b")
     writer = Recorder(a, "n000")
     for commit in rows(0, 1, 2):
         writer.commit(commit)
     replica.refresh(b)
+    return [a, b]
+
+
+def test_a_removed_commit_that_was_lived_again_is_fetched_again(tmp_path: Path) -> None:
+    a, b = three_commits(tmp_path)
     (tmp_path / "store" / "events" / "n000-000002.parquet").unlink()
     writer = Recorder(a, "n000")
     writer.commit([{**rows(2)[0][0], "stored": "f" * 16}])
@@ -104,11 +110,7 @@ def test_a_removed_commit_that_was_lived_again_is_fetched_again(tmp_path: Path) 
 
 
 def test_a_damaged_file_of_a_replica_is_fetched_again(tmp_path: Path) -> None:
-    a, b = machines(tmp_path, "a", "b")
-    writer = Recorder(a, "n000")
-    for commit in rows(0, 1, 2):
-        writer.commit(commit)
-    replica.refresh(b)
+    _, b = three_commits(tmp_path)
     path = b / "events" / "n000-000001.parquet"
     data = bytearray(path.read_bytes())
     data[40] ^= 1
