@@ -16,6 +16,7 @@ from small_life import SHORT, SMALL, live, made
 import evo
 from evo import report
 from evo.grower import Grower
+from evo.job_queue import Queue
 from evo.run import Run
 
 
@@ -63,6 +64,12 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Run:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "write", lambda run, task=None: run.folder / "report" / "report.html")
         return evo.grow(config=SMALL, out=str(tmp_path_factory.mktemp("first")), name="first")
+
+
+@pytest.fixture
+def queue(tmp_path: Path) -> Queue:
+    """One without a job."""
+    return Queue(tmp_path / "queue")
 
 
 @pytest.fixture(name="evo")

@@ -13,9 +13,23 @@ import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from evo.job_queue import Attempt, Job, Queue
 
 STEPS = 6
+LEASE = 5.0
+
+
+def config(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {"task": "digits", "out": str(tmp_path / "runs"), "name": None, "budget": None, **more}
+
+
+def claimed(queue: Queue, job: Job, runner: str = "r") -> Attempt:
+    attempt = queue.claim(queue.standing(job.id), runner, "elsewhere", 1, LEASE)
+    assert attempt is not None
+    return attempt
 
 
 def live(folder: Path, pause: float) -> int:
