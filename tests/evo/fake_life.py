@@ -2,7 +2,7 @@
 
 Files in the run folder rule what goes wrong: `kill-NETWORK-CYCLE` kills the process once, `doom-NETWORK` every time,
 `kill-NETWORK-closing` once when it is let go of, `refuse-NETWORK` raises what no second try would
-mend, `slow` makes each cycle last.
+mend, `poor-NETWORK` takes ten nats off whatever it learns, `slow` makes each cycle last.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class FakeLife:
         draw = keyed(self.config.seed, self.network, self.cycle)
         parameters = int(draw.integers(50, 400))
         information = float(draw.random()) + self.cycle + self.config.growth.stake
+        information -= 10.0 * (self.folder / f"poor-{self.network}").exists()
         place = self.folder / "snapshots" / self.network / f"{self.cycle:06d}"
         place.mkdir(parents=True, exist_ok=True)
         (place / "blueprint.json").write_text(f'{{"units": {parameters}}}')
