@@ -14,8 +14,6 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec
 
-import typer
-
 from evo.transient import transient
 
 P = ParamSpec("P")
@@ -34,22 +32,22 @@ def plainly(command: Callable[P, None]) -> Callable[P, None]:
         except BrokenPipeError:
             # Whoever read our output has had enough (`evo show RUN | head`); the interpreter must not try to flush.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
+            raise SystemExit(1) from None
         except (OSError, ValueError) as err:
             message = os_error(err) if isinstance(err, OSError) else str(err)
             if ours(err):
                 code = complain("; ".join([message, *_notes(err)]))
-                raise typer.Exit(LATER if transient(err) else code) from err
+                raise SystemExit(LATER if transient(err) else code) from err
             message = f"a fault of evo's own, {type(err).__name__}: {message}"
             complain("; ".join([message, "MERISTEM_TRACEBACK=1 shows where", *_notes(err)]))
-            raise typer.Exit(1) from err
+            raise SystemExit(1) from err
         except MemoryError as err:
             told = f"memory does not suffice ({err})" if str(err) else "memory does not suffice"
             cure = "ask for less: a shorter life, smaller batches or networks, fewer samples"
-            raise typer.Exit(complain("; ".join([told, cure, *_notes(err)]))) from err
+            raise SystemExit(complain("; ".join([told, cure, *_notes(err)]))) from err
         except KeyboardInterrupt as stopped:
             print(f"evo: {'; '.join([str(stopped) or 'stopped at once', *_notes(stopped)])}", file=sys.stderr)
-            raise typer.Exit(INTERRUPTED + getattr(stopped, "signum", 2)) from None
+            raise SystemExit(INTERRUPTED + getattr(stopped, "signum", 2)) from None
 
     return run
 

@@ -20,12 +20,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from scipy import special, stats
+from scipy import special
 
 from search_spaces.network import Network
 from tournaments.analyzers.extrema import hidden_extrema
 from tournaments.evidence import Evidence
 from tournaments.history import Array, Firing, History, Settings, Spread, tested, unknown, verdict
+from tournaments.statistics import binomial_tail
 
 MEMORY = 0.7
 """What is kept of a moving average from look to look."""
@@ -38,7 +39,7 @@ def extrema(history: History, settings: Settings) -> Firing:
     """Binomial test of the count of dead or saturated units against the tolerated share."""
     if history.units <= 0:
         return unknown("extrema", "no units")
-    p = float(stats.binom.sf(history.extreme_units - 1, history.units, settings.share))
+    p = binomial_tail(history.extreme_units, history.units, settings.share)
     told = f"{history.extreme_units} of {history.units} units dead or saturated, {settings.share:.0%} tolerated"
     return tested("extrema", p, settings.false_alarm, told)
 
@@ -51,7 +52,7 @@ def active(history: History, settings: Settings) -> Firing:
         return unknown("active", f"fewer than {settings.patience} looks at any layer since the last growth")
     least = {name: (min(count for count, _ in counts), counts[-1][1]) for name, counts in looks.items()}
     chances = {
-        name: float(stats.binom.sf(count - 1, units, 0.5)) if count > settings.busy * units else 1.0
+        name: binomial_tail(count, units, 0.5) if count > settings.busy * units else 1.0
         for name, (count, units) in least.items()
     }
     layer = min(least, key=lambda name: (chances[name], -least[name][0] / least[name][1]))

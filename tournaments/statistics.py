@@ -116,6 +116,14 @@ def quantile(confidence: float, dof: float) -> float:
     return float(special.stdtrit(dof, confidence))
 
 
+def binomial_tail(least: int, tries: int, share: float) -> float:
+    """Chance of `least` hits or more in so many tries, each one with this share.
+
+    The sum as an incomplete beta function, which takes importing none of scipy.stats: workers start the sooner.
+    """
+    return float(special.betainc(least, tries - least + 1, share)) if least > 0 else 1.0
+
+
 def _samples_variance(difference: Array) -> float:
     """What other samples would change of the mean of (S, n) differences, beyond what the seeds' variance holds."""
     seeds, n = difference.shape

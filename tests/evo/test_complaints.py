@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import typer
 
 from evo.complaints import plainly
 
@@ -22,9 +21,9 @@ def test_an_error_is_one_line(raised: BaseException, code: int, told: str, capsy
     def command() -> None:
         raise raised
 
-    with pytest.raises(typer.Exit) as ended:
+    with pytest.raises(SystemExit) as ended:
         command()
     lines = capsys.readouterr().err.splitlines()
-    assert ended.value.exit_code == code
+    assert ended.value.code == code
     assert len(lines) == 1
     assert lines[0].startswith(told)

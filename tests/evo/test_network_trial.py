@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,8 @@ from evo.network_trial import Common, NetworkTrial, grower
 from evo.recorder import read_events
 from evo.shipping import ShippedTask
 from search_spaces import checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +93,11 @@ def test_a_copy_that_died_goes_on_by_itself(tmp_path: Path, cycles: int) -> None
         held.cleanup()
         one.cleanup()
     assert same(*runs) == []
+
+
+def test_a_worker_imports_nothing_that_it_seldom_needs() -> None:
+    """Each of these takes a third of a second or more, in every process of a search."""
+    seldom = ("typer", "networkx", "scipy.stats", "matplotlib", "mlflow", "optuna", "sklearn")
+    probe = f"import sys, evo.network_trial, evo.grower; print([m for m in {seldom} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"

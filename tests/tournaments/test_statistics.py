@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from search_spaces.randomness import keyed
-from tournaments.statistics import audit, paired_gains, quantile, sample_size
+from tournaments.statistics import audit, binomial_tail, paired_gains, quantile, sample_size
 
 
 def draw(rng, repeats, arms, seeds, n, *, seed_sd=0.0, sample_sd=0.0, tails="normal", shared=1.0):
@@ -191,3 +191,10 @@ def test_that_many_samples_resolve_a_gain_between_close_classifiers():
 @pytest.mark.parametrize("dof", [1.0, 2.5, 40.0, 1e7])
 def test_quantiles_are_those_of_t(dof):
     assert quantile(0.9, dof) == pytest.approx(stats.t.ppf(0.9, dof), rel=1e-9)
+
+
+@pytest.mark.parametrize("tries", [1, 7, 300])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.9])
+def test_the_binomial_tail_is_scipys(tries, share):
+    for least in range(tries + 1):
+        assert binomial_tail(least, tries, share) == stats.binom.sf(least - 1, tries, share)

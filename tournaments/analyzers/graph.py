@@ -18,7 +18,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
@@ -128,6 +127,8 @@ def betweenness(net: Wiring, rng: np.random.Generator) -> Betweenness:
     if total == 0 or net.units < 3:
         return Betweenness(np.zeros(net.units), np.zeros(net.units), 0.0, 0.0)
     chosen = senders if pivots == total else np.sort(rng.choice(senders, pivots, replace=False))
+    import networkx as nx  # slow to import, and every worker would
+
     whole = nx.from_scipy_sparse_array(net.edges, create_using=nx.DiGraph)
     nodes = list(range(net.units))
     shares = np.zeros((pivots, net.units))
@@ -148,6 +149,8 @@ def betweenness(net: Wiring, rng: np.random.Generator) -> Betweenness:
 
 def clustering(net: Wiring) -> float:
     """Mean share of a unit's neighbours that are joined themselves, whichever way the edges lead."""
+    import networkx as nx
+
     return float(nx.average_clustering(nx.from_scipy_sparse_array(net.edges)))
 
 
