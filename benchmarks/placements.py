@@ -303,7 +303,7 @@ def _page(rows: list[dict[str, Any]]) -> str:
     )  # fmt: skip
     return f"""# Random placements
 
-`python benchmarks/placements.py --from 0 --to {len(rows)}`, in pieces on {os.cpu_count()} shared cores, Ray {ray.__version__}, Python
+`python benchmarks/placements.py --from 0 --to {len(rows)}` on {os.cpu_count()} cores, Ray {ray.__version__}, Python
 {platform.python_version()}, seed {SEED}, {date.today()}.
 
 Real Ray clusters of one head and one to three more nodes on one machine (a raylet each), {A_CLUSTER} placements a cluster. Each

@@ -67,10 +67,14 @@ class Asker(Searcher):
     def broken_off(self, for_good: bool, machines: bool = False) -> bool:
         """The trial that just ended by an error is asked for again, unless for good; whether it is.
 
-        machines: it was its machine's end, which counts against no network.
+        machines: it was its machine's end, which counts against no network. One that has committed its end, of which
+        only the word was lost, is asked for again whatever it died of: `suggest` then tells of it.
         """
         birth, self._broken_off = self._broken_off, None
         assert birth is not None
+        if self._census.life(birth.network) is not None:
+            self._again.append(birth)
+            return True
         self._times[birth.network] += not machines
         if for_good or self._times[birth.network] > MAX_FAILURES:
             self._population.ended(birth.network, [])

@@ -185,11 +185,15 @@ class Listener(tune.Callback):
             self._census.broken = self._census.broken or RuntimeError(told)
             return
         network, cause = trial.config["birth"]["network"], causes.of(_last_error(trial))
+        over = self._census.life(network) is not None
         for_good = trial.num_failures > schedulers.MAX_FAILURES
         if self._asker is None:
             again = not (for_good or self._last)
         else:
             again = self._asker.broken_off(for_good, causes.machines(cause))
+        if over:
+            live.failure(replica.address(self._census.folder), network, cause, "its life was over")
+            return
         if again:
             live.failure(replica.address(self._census.folder), network, cause, "it is started again")
             self._census.note(f"{network}'s process died ({cause}) before it was at work; it is started again")

@@ -1,8 +1,9 @@
 """A network's life without a network: figures drawn by key, kept in the run folder as a grower keeps them.
 
 Files in the run folder rule what goes wrong: `kill-NETWORK-CYCLE` kills the process once, `doom-NETWORK` every time,
-`kill-NETWORK-closing` once when it is let go of, `refuse-NETWORK` raises what no second try would
-mend, `poor-NETWORK` takes ten nats off whatever it learns, `slow` makes each cycle last.
+`kill-NETWORK-closing` once when it is let go of, `kill-NETWORK-ended` once when its end is committed and not yet told,
+`refuse-NETWORK` raises what no second try would mend, `poor-NETWORK` takes ten nats off whatever it learns, `slow`
+makes each cycle last.
 """
 
 from __future__ import annotations
@@ -47,11 +48,17 @@ class FakeLife:
         self._misfortune()
         self.cycle += 1
         self.done = self.cycle == self.config.growth.cycles
-        return {"cycle": self.cycle, "done": self.done, **self._commit([])}
+        told = {"cycle": self.cycle, "done": self.done, **self._commit([])}
+        if self.done:
+            self._killed("ended")
+        return told
 
     def close(self) -> None:
         self.opened = False
-        if (once := self.folder / f"kill-{self.network}-closing").exists():
+        self._killed("closing")
+
+    def _killed(self, where: str) -> None:
+        if (once := self.folder / f"kill-{self.network}-{where}").exists():
             once.unlink()
             os.kill(os.getpid(), signal.SIGKILL)
 

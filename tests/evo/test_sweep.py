@@ -189,6 +189,18 @@ def test_a_network_that_always_dies_fails_alone(tmp_path: Path, monkeypatch: pyt
     assert not rows.loc[rows["kind"] == "started", "parent"].dropna().str.startswith("n001").any()
 
 
+def test_a_network_that_dies_for_good_with_its_end_committed_has_lived(
+    tmp_path: Path, unbroken: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("evo.schedulers.MAX_FAILURES", 0)
+    (tmp_path / "kill-n001-ended").touch()
+    told = search(tmp_path, config_of())
+    assert not list(tmp_path.glob("kill-*"))
+    same_events(tmp_path, unbroken[0])
+    assert [(u["network"], u["done"]) for u in told].count(("n001", True)) == 1
+    assert [(f["network"], f["then"]) for f in live.failures(tmp_path).values()] == [("n001", "its life was over")]
+
+
 def test_asha_ends_networks_early_and_says_so(tmp_path: Path) -> None:
     config = config_of(**{"search.algorithm": "asha", "growth.cycles": 8, "search.networks": 6})
     search(tmp_path, config)
