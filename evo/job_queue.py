@@ -30,6 +30,8 @@ from evo.storage import StorageError, Store, below, is_remote, open_store
 
 FINAL = ("done", "failed", "cancelled")
 LEASE = 120.0
+LATEST = 1e11
+"""No time that a job tells of, in seconds, comes near this; neither infinities nor what is no number are below it."""
 """Seconds for which a runner that gives no sign of life keeps its jobs."""
 
 
@@ -64,8 +66,14 @@ class Job:
         try:
             told = json.loads(text)
             job = Job(**told)
-            if job.kind not in ("grow", "search") or not isinstance(job.config["name"], str):
-                raise ValueError("kind or config is wrong")
+            if job.kind not in ("grow", "search"):
+                raise ValueError(f"its kind is {job.kind!r:.40}")
+            if wrong := [key for key in ("name", "out", "task") if not isinstance(job.config[key], str)]:
+                raise ValueError(f"its config's {wrong[0]} is {job.config[wrong[0]]!r:.40}")
+            if type(job.priority) is not int:
+                raise ValueError(f"its priority is {job.priority!r:.40}")
+            if wrong := [x for x in (job.added, job.budget or 0.0) if not (_is_number(x) and 0 <= x < LATEST)]:
+                raise ValueError(f"its time or budget is {wrong[0]!r:.40}")
             if job.id != name:
                 raise ValueError(f"its id is {job.id!r:.40}")
             return job
@@ -324,8 +332,12 @@ class Queue:
         return self._fixed[path]
 
 
+def _is_number(told: Any) -> bool:
+    return isinstance(told, (int, float)) and not isinstance(told, bool)
+
+
 def _number(told: Any) -> float:
-    return float(told) if isinstance(told, (int, float)) else 0.0
+    return float(told) if _is_number(told) and 0 <= told < LATEST else 0.0
 
 
 def _number_in(path: str) -> int:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from queue_jobs import LEASE, claimed, config
@@ -140,6 +144,30 @@ def test_a_file_that_is_none_of_ours_is_one_error_with_the_cure(
     assert [s.job.id for s in fresh.standings()] == [sound]
     assert list(fresh.damaged) == ["j0001"]
     assert name in fresh.damaged["j0001"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "told"),
+    [
+        ("priority", "high", "its priority is 'high'"),
+        ("priority", 1.5, "its priority is 1.5"),
+        ("added", None, "its time or budget is None"),
+        ("added", math.nan, "its time or budget is nan"),
+        ("added", 1e300, r"its time or budget is 1e\+300"),
+        ("kind", ["grow"], r"its kind is \['grow'\]"),
+        ("config", [], "list indices"),
+        ("config", {"name": "a", "out": "b", "task": "digits", "budget": "5 h"}, "its time or budget is '5 h'"),
+        ("config", {"name": "a", "out": 7, "task": "digits"}, "its config's out is 7"),
+    ],
+)
+def test_a_job_that_says_what_no_job_says_is_left_out(
+    queue: Queue, tmp_path: Path, key: str, value: Any, told: str
+) -> None:
+    job, sound = queue.add("grow", config(tmp_path)), queue.add("grow", config(tmp_path)).id
+    queue.store.replace(f"jobs/{job.id}.json", json.dumps({**json.loads(job.to_json()), key: value}).encode())
+    fresh = Queue(tmp_path / "queue")
+    assert [s.job.id for s in fresh.standings()] == [sound]
+    assert re.search(rf"expected job j0001 .*{told}.*; delete that file", fresh.damaged["j0001"])
 
 
 def test_a_job_under_anothers_name_is_refused(queue: Queue, tmp_path: Path) -> None:
