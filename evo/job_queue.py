@@ -72,8 +72,8 @@ class Job:
                 raise ValueError(f"its config's {wrong[0]} is {job.config[wrong[0]]!r:.40}")
             if type(job.priority) is not int:
                 raise ValueError(f"its priority is {job.priority!r:.40}")
-            if wrong := [x for x in (job.added, job.budget or 0.0) if not (_is_number(x) and 0 <= x < LATEST)]:
-                raise ValueError(f"its time or budget is {wrong[0]!r:.40}")
+            if times := [x for x in (job.added, job.budget or 0.0) if not (_is_number(x) and 0 <= x < LATEST)]:
+                raise ValueError(f"its time or budget is {times[0]!r:.40}")
             if job.id != name:
                 raise ValueError(f"its id is {job.id!r:.40}")
             return job

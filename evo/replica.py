@@ -1,8 +1,9 @@
 """Replicas: a run in a bucket is worked on in a folder of this machine, of which the bucket holds the truth.
 
-Whoever works on such a run has a folder of its own: the driver and every reader one under the cache folder, each
-network's process a temporary one. Events and snapshots are in the bucket before they count; what a folder lacks is
-fetched. Everything that takes a run's folder therefore takes a replica's; this table alone knows which are such.
+The driver and every reader on a machine share one under the cache folder; each network's process has a temporary one.
+Events and snapshots are in the bucket before they count; what a folder lacks is fetched. Everything that takes a run's
+folder therefore takes a replica's; this table alone knows which are such. While a driver is at work in one, others only
+add to it.
 
 In the bucket, under OUT/NAME: run.json and every file of events by a creation that only the first writer wins; of each
 snapshot, `snapshots/NETWORK/SNAPSHOT/ATTEMPT/`, where ATTEMPT is what the event of that snapshot says in `stored`, so
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -21,14 +23,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from evo import seals
 from evo.config import ConfigError
+from evo.replica_lock import busy, updating
 from evo.storage import (
     StorageError,
     Store,
     StoreAwayError,
     abandoned,
     below,
+    create_file,
     in_use,
     is_remote,
     open_store,
@@ -108,13 +114,20 @@ def home(out: str) -> Path:
 
 
 def claim(out: str, name: str, info: bytes) -> Path | None:
-    """The replica of a new run of this name; None where one bears it already."""
-    uri = below(out, name)
-    if not open_store(uri).create(INFO, info):
-        return None
-    folder = _fresh(home(out) / name)
-    attach(folder, uri)
-    _put(folder, INFO, info)
+    """The replica of a new run of this name; None where one bears it already.
+
+    Raises UnavailableError where a process of this machine is at work on an earlier run of the name.
+    """
+    uri, folder = below(out, name), home(out) / name
+    with updating(folder) as alone:
+        if not open_store(uri).create(INFO, info):
+            return None
+        if not alone:
+            open_store(uri).remove(INFO)
+            raise busy(folder)
+        _fresh(folder)
+        attach(folder, uri)
+        _put(folder, INFO, info)
     return folder
 
 
@@ -128,16 +141,32 @@ def opened(uri: str) -> Path | None:
         info = open_store(uri).read(INFO)
     except FileNotFoundError:
         return None
-    # Another run may have borne this name before.
-    if not (folder / INFO).is_file() or (folder / INFO).read_bytes() != info:
-        _fresh(folder)
-    found = attach(folder, uri)
-    _put(folder, INFO, info)
-    distrust(folder)
-    refresh(folder)
-    for file in found.store.names("report/"):
-        fetch_file(found, file)
+    with updating(folder) as alone:
+        known = (folder / INFO).is_file() and (folder / INFO).read_bytes() == info
+        if alone and not known:  # another run may have borne this name before
+            _fresh(folder)
+        elif not known:
+            raise busy(folder)
+        found = attach(folder, uri)
+        if not alone:
+            refresh(folder)
+            return folder
+        _put(folder, INFO, info)
+        distrust(folder)
+        refresh(folder)
+        for file in found.store.names("report/"):
+            fetch_file(found, file)
     return folder
+
+
+@contextlib.contextmanager
+def settled(folder: Path) -> Iterator[None]:
+    """Nobody brings the replica up to date while the block takes its lock. Raises UnavailableError."""
+    if of(folder) is None:
+        yield
+        return
+    with updating(folder, driver=True):
+        yield
 
 
 def distrust(folder: Path) -> None:
@@ -199,7 +228,10 @@ def _fetch_events(replica: Replica, network: str | None) -> None:
         # The oldest first: a reader walks back from the newest, and must miss none in between.
         fetched = [(number, replica.store.read(_event_file(whose, number))) for number in missing]
         for number, data in reversed(fetched):
-            _put(replica.folder, _event_file(whose, number), data)
+            if number in here:
+                _put(replica.folder, _event_file(whose, number), data)
+            else:
+                _add(replica.folder, _event_file(whose, number), data)
 
 
 def fetch_file(replica: Replica, name: str) -> None:
@@ -218,20 +250,32 @@ def push(folder: Path, part: str) -> None:
 
 
 def push_compacted(folder: Path) -> None:
-    """Has the store hold the same files of events as a compacted replica. Killed anywhere, it may be done again."""
+    """Has the store hold the same files of events as a compacted replica. Killed anywhere, it may be done again.
+
+    Of a network whose newest file here does not hold all that came before it, nothing is touched.
+    """
     found = of(folder)
     if found is None:
         return
-    kept = {f"events/{path.name}" for path in (folder / "events").glob("*.parquet") if not path.name.startswith(".")}
-    stored = found.store.names("events/")
-    compacted = {_commit_of(name)[0] for name in stored if name not in kept}
-    for name in sorted(kept):
-        if _commit_of(name)[0] in compacted:
-            found.store.replace(name, (folder / name).read_bytes())
-    for name in stored:
-        whose, number = _commit_of(name)
-        if name not in kept and any(_commit_of(k)[0] == whose and _commit_of(k)[1] > number for k in kept):
-            found.store.remove(name)
+    held = _numbers([f"events/{path.name}" for path in (folder / "events").glob("[!.]*.parquet")], None)
+    stored = _numbers(found.store.names("events/"), None)
+    for network, here in sorted(held.items()):
+        newest = _event_file(network, max(here))
+        earlier = {number for number in stored.get(network, ()) if number < max(here)}
+        if not earlier:
+            continue
+        data = (folder / newest).read_bytes()
+        if _first_seq(data) > 0:
+            continue
+        found.store.replace(newest, data)
+        for number in sorted(earlier):
+            found.store.remove(_event_file(network, number))
+
+
+def _first_seq(data: bytes) -> int:
+    """Of a file of events."""
+    with pq.ParquetFile(io.BytesIO(data)) as file:
+        return int(file.read(columns=["seq"], use_threads=False).column("seq")[0].as_py())
 
 
 def discard(folder: Path) -> None:
@@ -275,6 +319,16 @@ def _put(folder: Path, name: str, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not (path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data):
             replace_file(path, data)
+    except OSError as error:
+        raise told(path, error) from error
+
+
+def _add(folder: Path, name: str, data: bytes) -> None:
+    """Puts a file where there was none; one that came to be there since then stays: it holds as much, or more."""
+    path = folder / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        create_file(path, data)
     except OSError as error:
         raise told(path, error) from error
 

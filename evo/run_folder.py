@@ -20,6 +20,7 @@ from typing import Any
 
 from evo import faults, lease, replica
 from evo.config import Config, ConfigError, UnavailableError
+from evo.replica_lock import LOCK
 from evo.storage import below, is_remote, lock_file, remove_empty, sync
 
 DISTRIBUTIONS = (
@@ -156,14 +157,16 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
     Raises UnavailableError where another one is at work on it. So does what it gives once another one has taken the
     run over, as may happen in a bucket.
     """
-    with lock_file(folder / ".lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UnavailableError(
-                f"run: expected {folder.name} to be at rest, but another process is at work on it; "
-                "wait for that one, or stop it with Ctrl-C"
-            ) from None
+    with contextlib.ExitStack() as opened:
+        with replica.settled(folder):
+            lock = opened.enter_context(lock_file(folder / LOCK))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UnavailableError(
+                    f"run: expected {folder.name} to be at rest, but another process is at work on it; "
+                    "wait for that one, or stop it with Ctrl-C"
+                ) from None
         found = replica.of(folder)
         if found is None:
             yield lambda: None
