@@ -51,7 +51,9 @@ def door(address: str) -> Door:
     """Where to go. Raises UnavailableError where `auto` finds no cluster on this machine."""
     if address == "auto":
         services.find_gcs_addresses.cache_clear()  # type: ignore[attr-defined]
-        found = services.canonicalize_bootstrap_address("auto", None)
+        found = None
+        with contextlib.suppress(ConnectionError):
+            found = services.canonicalize_bootstrap_address("auto", None)
         if found is None:
             raise UnavailableError(
                 "address: expected a Ray cluster that this machine is a node of, but 'auto' found none; start one with "

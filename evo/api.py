@@ -289,8 +289,9 @@ def _settled(config: Config, task: Task) -> Config:
         config.network.model_copy(update={"start": start}),
     )
     place = task.splits["train"].x.device
-    # Ranks have a GPU each: which of them the data of this process lie on is no setting.
-    device = config.device if _elsewhere(config) else str(place) if config.training.ranks == 1 else place.type
+    # Which GPU the data of this process lie on is no setting: networks and ranks are spread over all, unless one was
+    # asked for by its number.
+    device = config.device if _elsewhere(config) or config.device[-1:].isdigit() else place.type
     return config.model_copy(update={"device": device, "data": data, "network": network, "out": out})
 
 

@@ -1,12 +1,13 @@
 """Buckets: stores on whatever pyarrow reaches beyond this machine's folders, above all on S3.
 
-Reading, listing and removing are pyarrow's; what pyarrow does not know, to create a name only where there is none, is
-the object store's own library's.
+Listing, replacing and removing are pyarrow's. What pyarrow does not know is the object store's own library's: to create
+a name only where there is none, and to read in one request what others may be replacing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import random
 import time
@@ -58,13 +59,9 @@ class Bucket:
         self.patiently(put)
 
     def read(self, name: str) -> bytes:
+        """As one writer left it: on what others write to meanwhile, in one request."""
         path = self._path(name)
-
-        def get() -> bytes:
-            with self._system.open_input_stream(path) as stream:
-                return bytes(stream.read())
-
-        return self.patiently(get)
+        return self.patiently(lambda: READ.get(self._scheme, _read)(self, path))
 
     def names(self, prefix: str = "") -> list[str]:
         top = "/".join(filter(None, (self._top, prefix.rpartition("/")[0])))
@@ -166,7 +163,7 @@ class Bucket:
             import boto3
             from botocore.config import Config as Options
         except ImportError:
-            raise ConfigError("out: writing to s3 needs the package boto3; pip install 'meristem[s3]'") from None
+            raise ConfigError("out: s3 needs the package boto3; pip install 'meristem[s3]'") from None
         asked = self.asked[1]
         endpoint = asked.get("endpoint_override")
         return boto3.client(
@@ -207,16 +204,20 @@ def _create_s3(store: Bucket, path: str, data: bytes) -> bool:
     return store.patiently(put)
 
 
-def _create_gs(store: Bucket, path: str, data: bytes) -> bool:
+def _gs() -> Any:
+    """The client of Google's storage."""
     try:
         from google.cloud import storage
     except ImportError:
-        raise ConfigError("out: writing to gs needs the package google-cloud-storage; pip install it") from None
-    from google.api_core.exceptions import PreconditionFailed
+        raise ConfigError("out: gs needs the package google-cloud-storage; pip install 'meristem[gs]'") from None
+    return storage.Client()
 
+
+def _create_gs(store: Bucket, path: str, data: bytes) -> bool:
     bucket, _, key = path.partition("/")
     ours = uuid.uuid4().hex
-    home = storage.Client().bucket(bucket)
+    home = _gs().bucket(bucket)
+    from google.api_core.exceptions import PreconditionFailed
 
     def put() -> bool:
         blob = home.blob(key)
@@ -230,6 +231,34 @@ def _create_gs(store: Bucket, path: str, data: bytes) -> bool:
 
     return store.patiently(put)
 
+
+def _read(store: Bucket, path: str) -> bytes:
+    """pyarrow asks for the size first: it must not change between the two requests."""
+    with store._system.open_input_stream(path) as stream:
+        return bytes(stream.read())
+
+
+def _read_s3(store: Bucket, path: str) -> bytes:
+    bucket, _, key = path.partition("/")
+    try:
+        return bytes(store.s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+    except store.s3.exceptions.NoSuchKey as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
+
+
+def _read_gs(store: Bucket, path: str) -> bytes:
+    bucket, _, key = path.partition("/")
+    home = _gs().bucket(bucket)
+    from google.api_core.exceptions import NotFound
+
+    try:
+        return bytes(home.blob(key).download_as_bytes())
+    except NotFound as error:
+        raise FileNotFoundError(errno.ENOENT, "no such object", path) from error
+
+
+READ: dict[str, Callable[[Bucket, str], bytes]] = {"s3": _read_s3, "gs": _read_gs, "gcs": _read_gs}
+"""How an object is read whole while others replace it, by the scheme of an address."""
 
 CREATE: dict[str, Callable[[Bucket, str, bytes], bool]] = {"s3": _create_s3, "gs": _create_gs, "gcs": _create_gs}
 """How the first of several writers wins, by the scheme of an address."""

@@ -285,7 +285,8 @@ def _carry_out(work: Callable[..., Run], as_json: bool) -> None:
         try:
             done = work(progress=told)
         except (KeyboardInterrupt, OSError, ValueError) as err:
-            if "run" in begun and (is_remote(begun["run"]) or Path(begun["run"]).exists()):
+            told_how = "go on with `evo resume" in str(err)
+            if "run" in begun and not told_how and (is_remote(begun["run"]) or Path(begun["run"]).exists()):
                 err.add_note(f"go on with `evo resume {_shortest(begun['run'])}`")
             raise
     if as_json:

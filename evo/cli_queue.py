@@ -168,7 +168,7 @@ def _say(line: str) -> None:
 
 def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
     """The settings as they must be read on whatever machine runs them. Raises ConfigError for what would fail there."""
-    from evo import api, origins, plugins, run_folder
+    from evo import api, data, origins, plugins, run_folder
     from evo.config import ConfigError
     from evo.settings import build
     from evo.storage import below, is_remote
@@ -180,6 +180,7 @@ def _checked(kind: str, wanted: dict[str, Any]) -> dict[str, Any]:
             f"network.family: expected one of {', '.join(FAMILIES)}, got {config.network.family!r}; "
             f"write for example network.family: {next(iter(FAMILIES))}"
         )
+    data.check_name(config)
     api.check_address(kind, config)
     plugins.load(config)
     plugins.check(config, elsewhere=True)

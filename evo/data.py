@@ -33,11 +33,20 @@ Picture = tuple[int, int, int]
 
 def load_task(config: Config) -> Task:
     """The task that `config.task` names. Raises DataError, naming the field and the cure, where it cannot be had."""
+    check_name(config)
     name, _, size = config.task.partition(":")
     if config.task == "table":
         return _table(config)
     loaders = {"digits": _digits, "mnist": _mnist, "spirals": _spirals}
-    if config.task not in loaders and name != "parity":
+    return _parity(config, size) if name == "parity" else loaders[name](config)
+
+
+def check_name(config: Config) -> None:
+    """Raises DataError where no such task is known, or where it takes no data of one's own; reads nothing."""
+    name = config.task.partition(":")[0]
+    if config.task == "table":
+        return
+    if config.task not in ("digits", "mnist", "spirals") and name != "parity":
         near = difflib.get_close_matches(name, ["digits", "mnist", "parity", "spirals", "table"], n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "write one of those, or --data FILE --target COLUMN"
         raise DataError(f"task: expected one of {', '.join(TASKS)}, got {config.task!r}; {hint}")
@@ -49,7 +58,6 @@ def load_task(config: Config) -> Task:
             )
     if config.data.kind == "regression":
         raise DataError(f"data.kind: task {config.task!r} is a classification, got 'regression'; write auto")
-    return _parity(config, size) if name == "parity" else loaders[name](config)
 
 
 def from_arrays(X: Any, y: Any, config: Config) -> Task:

@@ -159,12 +159,20 @@ class Queue:
         while True:
             number += 1
             name = f"j{number:04d}"
-            named = {**config, "name": config.get("name") or f"{_plain(str(config['task']))}-{name}"}
-            job = Job(name, kind, named, uuid.uuid4().hex, priority, time.time())
+            token = uuid.uuid4().hex
+            named = {**config, "name": config.get("name") or self._run_name(config, name, token)}
+            job = Job(name, kind, named, token, priority, time.time())
             if self.store.create(f"jobs/{name}.json", job.to_json()):
                 faults.point("queue.added")
                 self._mark(number)
                 return job
+
+    def _run_name(self, config: Mapping[str, Any], job: str, token: str) -> str:
+        """One that the jobs of other queues over the same folder of runs do not get, and no run there has."""
+        own = _plain(self.store.uri.partition("?")[0].rstrip("/").rpartition("/")[2])
+        name = "-".join([_plain(str(config["task"])), *([] if own == "queue" else [own]), job])
+        out = str(config["out"])
+        return f"{name}-{token[:6]}" if not is_remote(out) and Path(out, name).exists() else name
 
     def standings(self) -> list[Standing]:
         """Every job, the next to run first: by priority, then by age; those that are over stand where they stood.

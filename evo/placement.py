@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evo.config import Config, ConfigError
+from evo.config import Config, ConfigError, UnavailableError
 
 WORKER_CPUS = 0.5
 """Claimed by a worker, and by a network that has workers: one idles while the other works."""
@@ -119,23 +119,24 @@ class _Claim:
         return min(by_cpu, by_gpu, by_memory)
 
 
-def plan(nodes: Sequence[Node], config: Config, device: str, need: Need = Need()) -> Plan:
+def plan(nodes: Sequence[Node], config: Config, device: str, need: Need = Need(), begun: bool = False) -> Plan:
     """Where a search's networks go. device: "cpu" or "cuda".
 
-    Raises ConfigError naming the setting, and the most that fits, where not even one network does or where more side by
-    side were asked for than do.
+    begun: a search that goes on takes what there is, which may be less than where it began. Raises ConfigError naming
+    the setting, and the most that fits, where not even one network does or where more side by side were asked for than
+    do, and UnavailableError where there is no node to grow on.
     """
     workers, asked, ranks = config.workers, config.search.at_once, config.training.ranks
     present = _usable(nodes, device)
     if ranks > 1:
         claim = _rank(present, ranks, device, need)
         most = _groups(present, claim, ranks)
-        if asked is not None and asked > most:
+        if asked is not None and asked > most and not begun:
             raise ConfigError(
                 f"search.at_once: expected at most {most} with {ranks} ranks each on {_told(present, claim, need)}, "
                 f"got {asked}; write search.at_once: {most}"
             )
-        at_once = min(asked or most, max(config.search.networks, 1))
+        at_once = min(asked or most, most, max(config.search.networks, 1))
         return _planned(nodes, present, claim, at_once, 0, True, need, asked, most, ranks)
     cpus = WORKER_CPUS if workers else ALONE_CPUS
     bundles, memory = 1 + workers, need.memory
@@ -145,12 +146,12 @@ def plan(nodes: Sequence[Node], config: Config, device: str, need: Need = Need()
     most = _groups(present, roomy, bundles)
     if most < 1:
         raise _no_room(present, roomy, workers, beside=1, need=need)
-    if asked is not None and asked > most:
+    if asked is not None and asked > most and not begun:
         raise ConfigError(
             f"search.at_once: expected at most {most}{_with(workers)} on {_told(present, roomy, need)}, got {asked}; "
             f"write search.at_once: {most}"
         )
-    at_once = min(asked or most, max(config.search.networks, 1))
+    at_once = min(asked or most, most, max(config.search.networks, 1))
     claim = _evened(present, roomy, at_once, bundles)
     return _planned(nodes, present, claim, at_once, workers, own=True, need=need, asked=asked, most=most)
 
@@ -184,8 +185,9 @@ def _usable(nodes: Sequence[Node], device: str) -> list[Node]:
             f"device: expected a node with a GPU and CPUs, got {len(nodes)} without; write device: cpu, or start Ray's "
             "nodes with their GPUs"
         )
-    raise ConfigError(
-        f"workers: expected a node with CPUs, got {len(nodes)} with none; start Ray's nodes with --num-cpus"
+    raise UnavailableError(
+        f"workers: expected a node with CPUs, got {len(nodes)} with none; wait for the cluster's workers (`ray status` "
+        "lists them), or start Ray's nodes with --num-cpus"
     )
 
 
@@ -274,7 +276,9 @@ def _planned(
     unusable = [node.name for node in nodes if node not in present]
     if unusable:
         said.append(f"{', '.join(unusable)}: no {'GPU' if claim.per_gpu else 'CPU'} to be had, so nothing runs there")
-    if asked is not None and own:
+    if asked is not None and asked > most:
+        said.append(f"{at_once} at once, as many as fit; search.at_once asks for {asked}")
+    elif asked is not None and own:
         said.append(f"{at_once} at once, as search.at_once asks; {most} would fit")
     elif own and at_once < most:
         said.append(f"{at_once} networks in all, so {at_once} at once; {most} would fit")

@@ -133,7 +133,9 @@ def carry_out(order: Order, task: Task, progress: Progress) -> str:
     try:
         ray.get(driver.begin.remote(order, ShippedTask.of(task)))
         end = _follow(driver, tell)
-    except (exceptions.RayActorError, exceptions.NodeDiedError) as err:
+    except (exceptions.RayActorError, exceptions.NodeDiedError, ConnectionError) as err:
+        if isinstance(err, BrokenPipeError):  # whoever reads our output has had enough
+            raise
         raise UnavailableError(
             f"address: the run's driver on the cluster's head was lost ({attached.last_line(err)}); what was committed "
             f"is kept: go on with `evo resume {begun.get('run', 'RUN')} --address ...`"

@@ -68,7 +68,8 @@ def run_search(
             progress({"stage": "note", "text": "starting Ray ..."})
         with cluster.session(device):
             nodes = cluster.nodes(device)
-            plan = placement.plan(nodes, config, device.type, footprint.settled(config, task, nodes, census.folder))
+            need = footprint.settled(config, task, nodes, census.folder)
+            plan = placement.plan(nodes, config, device.type, need, begun=bool(census.begun()))
             with _environment(plan):
                 _run(config, task, device, plan, census, stop, begin)
     if census.broken is not None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import socket
+import types
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
+import torch
 from ray import exceptions
 
-from evo import address, api, attached
+from evo import address, api, attached, remote
 from evo.address import Door
 from evo.config import ConfigError, UnavailableError
 from evo.progress import silent
@@ -34,6 +39,13 @@ def test_doors() -> None:
     assert not address.is_remote(None)
 
 
+def test_auto_without_a_cluster_on_this_machine_is_one_line_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(address.services, "find_gcs_addresses", functools.lru_cache(set))
+    with pytest.raises(UnavailableError, match=r"'auto' found none; start one with `ray start --head`"):
+        address.door("auto")
+
+
 def test_where_nothing_listens_is_one_line_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound, and not listening
@@ -44,6 +56,22 @@ def test_where_nothing_listens_is_one_line_at_once() -> None:
             address.knock(Door("127.0.0.1", port, False))
         with pytest.raises(UnavailableError, match=r"nothing listens at ray://.*the head serves ray:// at port 10001"):
             address.knock(Door("127.0.0.1", port, True))
+
+
+def test_a_head_that_dies_under_its_client_is_told_with_how_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    actor = MagicMock()
+    monkeypatch.setattr(remote, "_head", lambda: "ab" * 28)
+    monkeypatch.setattr(remote.ray, "remote", actor)
+    order: Any = types.SimpleNamespace()
+    monkeypatch.setattr(remote.ShippedTask, "of", lambda task: task)
+    for raised in (ConnectionError("Client is shutting down."), exceptions.RayActorError()):
+        monkeypatch.setattr(remote.ray, "get", MagicMock(side_effect=raised))
+        with pytest.raises(UnavailableError, match=r"driver on the cluster's head was lost .* `evo resume RUN"):
+            remote.carry_out(order, order, silent)
+    # Our own reader is nobody of the cluster's.
+    monkeypatch.setattr(remote.ray, "get", MagicMock(side_effect=BrokenPipeError))
+    with pytest.raises(BrokenPipeError):
+        remote.carry_out(order, order, silent)
 
 
 def test_a_cluster_of_other_versions_is_told_of() -> None:
@@ -99,6 +127,13 @@ def test_gpus_may_be_the_workers_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     task = api._load(asked, None)
     assert task.splits["train"].x.device.type == "cpu"
     assert api._settled(asked, task).device == "cuda"
+    for device, kept in (("auto", "cpu"), ("cpu", "cpu")):
+        assert api._settled(build({"device": device}), task).device == kept
+    # Data on a GPU: all GPUs are meant, but where one was named.
+    there = types.SimpleNamespace(x=types.SimpleNamespace(device=torch.device("cuda:0")))
+    on_gpu: Any = types.SimpleNamespace(splits={"train": there})
+    for device, kept in (("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cuda:0", "cuda:0")):
+        assert api._settled(build({"device": device}), on_gpu).device == kept
     with (
         pytest.raises(ConfigError, match="device: expected a GPU in the process of `evo grow` itself"),
         api._joined("grow", asked, silent),

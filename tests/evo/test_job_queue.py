@@ -34,6 +34,14 @@ def test_a_job_comes_back_as_it_was_and_its_run_has_a_name_of_its_own(queue: Que
     assert queue.add("grow", config(tmp_path, name="mine")).run.endswith("/mine")
 
 
+def test_runs_of_several_queues_over_one_folder_have_names_of_their_own(queue: Queue, tmp_path: Path) -> None:
+    assert queue.add("grow", config(tmp_path)).run.endswith("/digits-j0001")
+    assert Queue(tmp_path / "night").add("grow", config(tmp_path)).run.endswith("/digits-night-j0001")
+    (tmp_path / "runs" / "digits-j0002").mkdir(parents=True)
+    job = queue.add("grow", config(tmp_path))
+    assert job.run.endswith(f"/digits-j0002-{job.token[:6]}")
+
+
 def test_of_many_who_add_at_once_each_gets_a_number(tmp_path: Path) -> None:
     def add() -> None:
         Queue(tmp_path / "queue").add("grow", config(tmp_path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from evo import placement
-from evo.config import Config, ConfigError
+from evo.config import Config, ConfigError, UnavailableError
 from evo.placement import Need, Node, Plan
 from evo.settings import build
 from search_spaces.randomness import keyed
@@ -116,6 +116,27 @@ def test_what_cannot_fit_is_told_with_the_most_that_does(
 ) -> None:
     with pytest.raises(ConfigError, match=said):
         plan(nodes, workers, at_once)
+
+
+def test_a_search_that_goes_on_takes_what_there_is() -> None:
+    nodes = on(2)
+    config = build({"workers": 2, "search.at_once": 2})
+    with pytest.raises(ConfigError, match=r"search.at_once: expected at most 1"):
+        placement.plan(nodes, config, "cpu")
+    made = placement.plan(nodes, config, "cpu", begun=True)
+    assert made.at_once == 1
+    assert any("1 at once, as many as fit; search.at_once asks for 2" in line for line in made.why)
+    ranks = build({"training.ranks": 2, "search.at_once": 3})
+    assert placement.plan(nodes, ranks, "cpu", begun=True).at_once == 1
+    assert placement.plan(on(4), ranks, "cpu", begun=True).at_once == 2
+    # What does not fit at all is refused all the same.
+    with pytest.raises(ConfigError, match="workers: expected at most 3"):
+        placement.plan(nodes, build({"workers": 4, "search.at_once": 2}), "cpu", begun=True)
+
+
+def test_a_cluster_whose_workers_are_not_there_yet_may_have_them_later() -> None:
+    with pytest.raises(UnavailableError, match=r"got 2 with none; wait for the cluster's workers"):
+        plan(on(0, 0))
 
 
 def test_a_device_that_no_node_has_is_refused() -> None:

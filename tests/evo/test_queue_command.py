@@ -57,6 +57,7 @@ def test_jobs_are_added_listed_and_cancelled(evo: Evo, tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["add", "sweep"], "KIND: expected search or grow, got 'sweep'"),
+        (["add", "grow", "nope"], "task: expected one of digits, mnist, parity:N, spirals, table, got 'nope'"),
         (["add", "grow", "--set", "growth.cycls=4"], "growth.cycls: there is no such setting; write growth.cycles"),
         (["add", "grow", "--set", "network.family=mlpp"], "network.family: expected one of mlp"),
         (["add", "grow", "--set", "growth.triggers=sometimes"], "growth.triggers"),

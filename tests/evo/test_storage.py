@@ -102,6 +102,26 @@ def test_names_that_lead_elsewhere_are_refused(uri: str, name: str) -> None:
             call(name)
 
 
+def test_what_is_read_while_others_replace_it_is_whole(uri: str) -> None:
+    texts, over = (b"short", b"long" * 5000), threading.Event()
+    open_store(uri).replace("sign", texts[0])
+
+    def replace() -> None:
+        store = open_store(uri)
+        while not over.is_set():
+            for text in texts:
+                store.replace("sign", text)
+
+    thread = threading.Thread(target=replace)
+    thread.start()
+    try:
+        store = open_store(uri)
+        assert {store.read("sign") for _ in range(150)} <= set(texts)
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_of_racing_threads_one_wins(uri: str) -> None:
     for round_ in range(5):
         barrier, won = threading.Barrier(8), []
