@@ -173,6 +173,15 @@ class Bucket:
             config=Options(retries={"total_max_attempts": 1}, connect_timeout=10, read_timeout=60),
         )  # fmt: skip
 
+    @cached_property
+    def gs(self) -> Any:
+        """The client of Google's storage, for the same reason."""
+        try:
+            from google.cloud import storage
+        except ImportError:
+            raise ConfigError("out: gs needs the package google-cloud-storage; pip install 'meristem[gs]'") from None
+        return storage.Client()
+
     def _path(self, name: str) -> str:
         return f"{self._top}/{checked(name)}"
 
@@ -204,19 +213,10 @@ def _create_s3(store: Bucket, path: str, data: bytes) -> bool:
     return store.patiently(put)
 
 
-def _gs() -> Any:
-    """The client of Google's storage."""
-    try:
-        from google.cloud import storage
-    except ImportError:
-        raise ConfigError("out: gs needs the package google-cloud-storage; pip install 'meristem[gs]'") from None
-    return storage.Client()
-
-
 def _create_gs(store: Bucket, path: str, data: bytes) -> bool:
     bucket, _, key = path.partition("/")
     ours = uuid.uuid4().hex
-    home = _gs().bucket(bucket)
+    home = store.gs.bucket(bucket)
     from google.api_core.exceptions import PreconditionFailed
 
     def put() -> bool:
@@ -248,7 +248,7 @@ def _read_s3(store: Bucket, path: str) -> bytes:
 
 def _read_gs(store: Bucket, path: str) -> bytes:
     bucket, _, key = path.partition("/")
-    home = _gs().bucket(bucket)
+    home = store.gs.bucket(bucket)
     from google.api_core.exceptions import NotFound
 
     try:

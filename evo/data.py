@@ -43,11 +43,11 @@ def load_task(config: Config) -> Task:
 
 def check_name(config: Config) -> None:
     """Raises DataError where no such task is known, or where it takes no data of one's own; reads nothing."""
-    name = config.task.partition(":")[0]
+    name, known = config.task.partition(":")[0], [task.partition(":")[0] for task in TASKS]
     if config.task == "table":
         return
-    if config.task not in ("digits", "mnist", "spirals") and name != "parity":
-        near = difflib.get_close_matches(name, ["digits", "mnist", "parity", "spirals", "table"], n=3, cutoff=0.5)
+    if config.task not in known and name != "parity":
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "write one of those, or --data FILE --target COLUMN"
         raise DataError(f"task: expected one of {', '.join(TASKS)}, got {config.task!r}; {hint}")
     for field in ("path", "target"):

@@ -30,9 +30,10 @@ from evo.storage import StorageError, Store, below, is_remote, open_store
 
 FINAL = ("done", "failed", "cancelled")
 LEASE = 120.0
+"""Seconds for which a runner that gives no sign of life keeps its jobs."""
+
 LATEST = 1e11
 """No time that a job tells of, in seconds, comes near this; neither infinities nor what is no number are below it."""
-"""Seconds for which a runner that gives no sign of life keeps its jobs."""
 
 
 @dataclass(frozen=True)

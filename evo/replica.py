@@ -27,9 +27,8 @@ import pyarrow.parquet as pq
 
 from evo import seals
 from evo.config import ConfigError
-from evo.replica_lock import busy, updating
+from evo.replica_lock import busy, told, updating
 from evo.storage import (
-    StorageError,
     Store,
     StoreAwayError,
     abandoned,
@@ -331,14 +330,6 @@ def _add(folder: Path, name: str, data: bytes) -> None:
         create_file(path, data)
     except OSError as error:
         raise told(path, error) from error
-
-
-def told(path: Path, error: OSError) -> StorageError:
-    """What a machine says that cannot hold a replica."""
-    return StorageError(
-        f"{path}: the run's files cannot be written on this machine ({error.strerror or error}); free space, or name "
-        "another folder by MERISTEM_CACHE (for networks' processes TMPDIR), and resume the run"
-    )
 
 
 def _fresh(folder: Path) -> Path:

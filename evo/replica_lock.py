@@ -35,10 +35,7 @@ def updating(folder: Path, driver: bool = False) -> Iterator[bool]:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = lock_file(path)
     except OSError as error:
-        raise StorageError(
-            f"{path}: the run's files cannot be written on this machine ({error.strerror or error}); free space, or "
-            "name another folder by MERISTEM_CACHE, and resume the run"
-        ) from error
+        raise told(path, error) from error
     with file:
         mine, deadline = _lock(file.fileno()), time.monotonic() + PATIENCE_SECONDS
         while not mine and time.monotonic() < deadline:
@@ -75,4 +72,12 @@ def busy(folder: Path) -> UnavailableError:
     return UnavailableError(
         f"run: expected {folder.name} to be at rest on this machine, but another process is at work on it or on an "
         "earlier run of that name; wait for that one, or stop it with Ctrl-C"
+    )
+
+
+def told(path: Path, error: OSError) -> StorageError:
+    """What a machine says that cannot hold a replica."""
+    return StorageError(
+        f"{path}: the run's files cannot be written on this machine ({error.strerror or error}); free space, or name "
+        "another folder by MERISTEM_CACHE (for networks' processes TMPDIR), and resume the run"
     )

@@ -64,15 +64,15 @@ class Asker(Searcher):
                 life = self._census.end(birth.network, "finished", f"stopped by {self._scheduler}")
             self._population.ended(birth.network, life)
 
-    def broken_off(self, for_good: bool, machines: bool = False) -> bool:
+    def broken_off(self, for_good: bool, machines: bool = False, over: bool = False) -> bool:
         """The trial that just ended by an error is asked for again, unless for good; whether it is.
 
-        machines: it was its machine's end, which counts against no network. One that has committed its end, of which
-        only the word was lost, is asked for again whatever it died of: `suggest` then tells of it.
+        machines: it was its machine's end, which counts against no network. over: its network has committed its end, of
+        which only the word was lost; it is asked for again whatever it died of, and `suggest` then tells of it.
         """
         birth, self._broken_off = self._broken_off, None
         assert birth is not None
-        if self._census.life(birth.network) is not None:
+        if over:
             self._again.append(birth)
             return True
         self._times[birth.network] += not machines

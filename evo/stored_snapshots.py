@@ -13,6 +13,7 @@ from pathlib import Path
 from evo import replica
 from evo.recorder import networks, read_table
 from evo.replica import Replica
+from evo.replica_lock import told
 from search_spaces.checkpoint import LONGEST
 
 ORIGIN = "origin"
@@ -118,7 +119,7 @@ def _fetch(found: Replica, network: str, snapshot: str, attempt: str) -> None:
         draft.rename(place)
     except OSError as error:
         if not place.is_dir():
-            raise replica.told(place, error) from error
+            raise told(place, error) from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 

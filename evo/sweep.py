@@ -191,15 +191,14 @@ class Listener(tune.Callback):
         if self._asker is None:
             again = not (for_good or self._last)
         else:
-            again = self._asker.broken_off(for_good, causes.machines(cause))
+            again = self._asker.broken_off(for_good, causes.machines(cause), over)
+        then = "its life was over" if over else "it is started again" if again else "given up"
+        live.failure(replica.address(self._census.folder), network, cause, then)
         if over:
-            live.failure(replica.address(self._census.folder), network, cause, "its life was over")
             return
         if again:
-            live.failure(replica.address(self._census.folder), network, cause, "it is started again")
             self._census.note(f"{network}'s process died ({cause}) before it was at work; it is started again")
             return
-        live.failure(replica.address(self._census.folder), network, cause, "given up")
         self._census.end(network, "failed", f"its process died {trial.num_failures} times")
 
 

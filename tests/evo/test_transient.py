@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from evo import replica
+from evo import replica_lock
 from evo.config import ConfigError, UnavailableError
 from evo.network_trial import portable
 from evo.recorder import Fenced, RecordError
@@ -33,7 +33,7 @@ LATER = [
     Fenced("n000: another writer"),
     raised_from(RecordError("events: cannot be written"), FULL),
     raised_from(StorageError("queue: cannot be used"), OSError(errno.ESTALE, "Stale file handle")),
-    raised_from(replica.told(Path("x"), FULL), FULL),
+    raised_from(replica_lock.told(Path("x"), FULL), FULL),
 ]
 WRONG = [
     ConfigError("seed: expected a number"),
